@@ -1,0 +1,112 @@
+"""What the verbs share: options that mean the same everywhere, reading prompts, loading with a sign of life, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitral.errors import VitralError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vitral.lm import LanguageModel
+
+Model = Annotated[str, typer.Argument(help="A folder, a .gguf file, a catalogue name or a hub id.", metavar="MODEL")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="Numbers the model computes in: float32, bfloat16, float16.")]
+System = Annotated[str | None, typer.Option(help="A system message before the prompt.")]
+MaxTokens = Annotated[int | None, typer.Option(help="At most this many new tokens.")]
+Temperature = Annotated[float | None, typer.Option(help="0 takes the likeliest token; above 1 flattens.")]
+TopK = Annotated[int | None, typer.Option(help="Keep the K likeliest tokens; 0 keeps all.")]
+TopP = Annotated[float | None, typer.Option(help="Keep the likeliest tokens that sum to P.")]
+MinP = Annotated[float | None, typer.Option(help="Keep tokens at least P times as likely as the likeliest.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")]
+
+
+def sampling_fields(**options: Any) -> dict[str, Any]:
+    """The options that were given, checked now: a bad number is refused before a model is loaded."""
+    from vitral.generate.request import Sampling
+
+    given = {name: value for name, value in options.items() if value is not None and value != []}
+    Sampling(**given)
+    return given
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The prompt of the command line; stdin when it is "-" or left out. Text must be UTF-8 and not empty."""
+    if prompt is None or prompt == "-":
+        if sys.stdin.isatty():
+            print("type the prompt, then Ctrl-D", file=sys.stderr)
+        raw = sys.stdin.buffer.read()
+        try:
+            prompt = raw.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
+            raise VitralError(f"stdin is not UTF-8: {byte}", "Convert it first, for example with iconv") from None
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise VitralError("the prompt is not UTF-8", "Check the terminal's encoding", param="prompt") from None
+    if not prompt:
+        raise VitralError("the prompt is empty", "Give some text, or pipe it into stdin", param="prompt")
+    return prompt
+
+
+def conversation(
+    lm: LanguageModel, prompt: str, system: str | None, *, raw: bool = False
+) -> str | list[dict[str, str]]:
+    """What the model is asked: messages where it has a chat template (and `raw` is off), else the text as it is."""
+    if raw or (lm.chat is None and system is None):
+        if system is not None:
+            raise VitralError("--system needs the chat template", "Leave out --raw", param="system")
+        return prompt
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": prompt}]
+
+
+def load(model: str, *, device: str = "cpu", dtype: str = "float32") -> LanguageModel:
+    """`vitral.load` with a sign of life on stderr; a known model that is not on this machine is fetched first."""
+    from vitral.cli.progress import progress
+
+    with progress(f"loading {model}") as report:
+        import vitral
+
+        return vitral.load(model, device=device, dtype=dtype, progress=report)
+
+
+def console() -> Console:
+    """Where tables and drawings go: coloured on a terminal, plain text elsewhere, never cut off in a pipe."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Console(highlight=False, width=width)
+
+
+def emit(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def human_bytes(n: float) -> str:
+    """1536 → "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n) < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
+
+
+def human_count(n: float) -> str:
+    """134515008 → "134.5 M"."""
+    for unit in ("", " k", " M", " B"):
+        if abs(n) < 1000:
+            return f"{n:.0f}" if not unit else f"{n:.1f}{unit}"
+        n /= 1000
+    return f"{n:.2f} T"

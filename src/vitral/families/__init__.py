@@ -1,0 +1,68 @@
+"""Every published architecture, one a file, as data: `PRESETS`, `spec(config) -> Spec`, `NAMES`, `CARD`.
+
+`vitral.families()` gives the names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from vitral.errors import CheckpointError, NotFoundError, did_you_mean
+
+# In the order of publication. The first with a config's model_type reads that config.
+_ORDER = ("bert", "gpt2", "minilm", "llama1", "llama2", "llama3", "qwen2", "qwen3")
+
+
+def families() -> list[str]:
+    """Names of the families, oldest first."""
+    return list(_ORDER)
+
+
+def family(name: str) -> Any:
+    """The module of a family."""
+    if name not in _ORDER:
+        raise NotFoundError(f"no family is called {name!r:.60}", did_you_mean(name, _ORDER))
+    return importlib.import_module(f"vitral.families.{name}")
+
+
+def presets(name: str) -> list[str]:
+    """Names of a family's published presets."""
+    return list(family(name).PRESETS)
+
+
+def preset_config(path: str) -> dict[str, Any]:
+    """The config.json of a published preset: `preset_config("llama3/3.2-1b")`."""
+    name, _, preset = path.partition("/")
+    known = family(name).PRESETS
+    if preset not in known:
+        raise NotFoundError(f"{name} has no preset {preset!r:.60}", did_you_mean(preset, known))
+    return dict(known[preset])
+
+
+def spec(path: str) -> Any:
+    """The spec of a published preset: `spec("llama3/3.2-1b").count()`."""
+    return family(path.partition("/")[0]).spec(preset_config(path))
+
+
+def of_config(data: Mapping[str, Any]) -> Any:
+    """The family module that reads a config.json."""
+    model_type = data.get("model_type")
+    for name in _ORDER:
+        if family(name).MODEL_TYPE == model_type:
+            return family(name)
+    known = sorted({family(name).MODEL_TYPE for name in _ORDER})
+    raise CheckpointError(f"config.json: model_type is {model_type!r:.60}", did_you_mean(str(model_type), known))
+
+
+class _Callable(ModuleType):
+    """So that `vitral.families()` lists the names although `vitral.families` is this package."""
+
+    def __call__(self) -> list[str]:
+        return families()
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -1,0 +1,61 @@
+"""What the family files share: a card, and the frame around a list of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from vitral.errors import CheckpointError
+from vitral.families.config import Config
+from vitral.nn import Embed, Head, Model, Spec, Stack, Table, Tied
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Who published the family, when and where, and under what licence its weights are."""
+
+    title: str
+    year: int
+    org: str
+    kind: str
+    source: str
+    idea: str
+    licence: str
+
+
+def heads(c: Config, d: int) -> tuple[int, int, int]:
+    """Query heads, key-value heads and head size of a Llama-style config, checked against each other."""
+    n_heads = c.size("num_attention_heads")
+    n_kv_heads = c.size("num_key_value_heads", n_heads)
+    head_dim = c.get("head_dim", None)
+    if head_dim is None and d % n_heads:
+        raise CheckpointError(
+            f"config.json: hidden_size {d} is not a multiple of num_attention_heads {n_heads}", "Give head_dim"
+        )
+    if n_heads % n_kv_heads:
+        raise CheckpointError(
+            f"config.json: num_attention_heads {n_heads} is not a multiple of num_key_value_heads {n_kv_heads}"
+        )
+    return n_heads, n_kv_heads, c.size("head_dim", d // n_heads)
+
+
+def decoder(c: Config, *, d: int, blocks: Sequence[Spec], norm: Spec, context: int, positions: Spec | None = None) -> Spec:
+    """Token table, stack and vocabulary head: tied to the table, of its own, or none for a body saved alone."""
+    vocab = c.size("vocab_size")
+    table = Spec(Table, n=vocab, d=d)
+    if c.flag("tie_word_embeddings"):
+        head: Spec | None = Spec(Head, proj=Spec(Tied, table=table))
+    elif (c.data.get("architectures") or [""])[0].endswith("Model"):
+        head = None
+    else:
+        head = Spec(Head, proj=Spec(nn.Linear, in_features=d, out_features=vocab, bias=False))
+    c.finish()
+    return Spec(
+        Model,
+        embed=Spec(Embed, tokens=table, positions=positions),
+        stack=Spec(Stack, blocks=list(blocks), norm=norm),
+        head=head,
+        context=context,
+    )

@@ -1,0 +1,160 @@
+"""BERT (Devlin et al. 2018, arXiv:1810.04805): a bidirectional encoder, LayerNorm after each residual addition.
+
+    x ──┬─ attention ─(+)─ LayerNorm ──┬─ FFN ─(+)─ LayerNorm ──▶
+        └──────────────┘               └────────┘
+
+Which heads a file holds (pooler, masked-token head, next-sentence head) is read from its tensors, because published
+configs do not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from vitral.errors import CheckpointError
+from vitral.families.assemble import Card
+from vitral.families.config import Config
+from vitral.families.rules import Names
+from vitral.nn import (
+    Attention,
+    Block,
+    Embed,
+    Full,
+    Head,
+    LayerNorm,
+    Learned,
+    Model,
+    Plain,
+    Pooler,
+    Spec,
+    Stack,
+    Sublayer,
+    Table,
+    Tied,
+    Transform,
+)
+
+CARD = Card(
+    title="BERT",
+    year=2018,
+    org="Google",
+    kind="encoder",
+    source="arXiv:1810.04805",
+    idea="learn from both sides by guessing masked tokens; fine-tune the same body for every task",
+    licence="Apache-2.0",
+)
+MODEL_TYPE = "bert"
+NAMES = Names(
+    prefix="bert.",
+    bare=("cls.predictions.{}", "cls.predictions.{}.{}", "cls.predictions.{}.{}.{}", "cls.seq_relationship.{}"),
+    rules={
+        "embeddings.word_embeddings.weight": "embed.tokens.weight",
+        "embeddings.position_embeddings.weight": "embed.positions.table.weight",
+        "embeddings.token_type_embeddings.weight": "embed.segments.weight",
+        "embeddings.LayerNorm.{}": "embed.norm.{}",
+        "encoder.layer.{}.attention.self.query.{}": "stack.blocks.{}.attn.mixer.q.{}",
+        "encoder.layer.{}.attention.self.key.{}": "stack.blocks.{}.attn.mixer.k.{}",
+        "encoder.layer.{}.attention.self.value.{}": "stack.blocks.{}.attn.mixer.v.{}",
+        "encoder.layer.{}.attention.output.dense.{}": "stack.blocks.{}.attn.mixer.o.{}",
+        "encoder.layer.{}.attention.output.LayerNorm.{}": "stack.blocks.{}.attn.after.{}",
+        "encoder.layer.{}.intermediate.dense.{}": "stack.blocks.{}.ffn.mixer.up.{}",
+        "encoder.layer.{}.output.dense.{}": "stack.blocks.{}.ffn.mixer.down.{}",
+        "encoder.layer.{}.output.LayerNorm.{}": "stack.blocks.{}.ffn.after.{}",
+        "pooler.dense.{}": "pooler.dense.{}",
+        "cls.predictions.transform.dense.{}": "head.transform.dense.{}",
+        "cls.predictions.transform.LayerNorm.{}": "head.transform.norm.{}",
+        "cls.predictions.bias": "head.bias",
+        "cls.predictions.decoder.weight": "head.proj.weight",
+        "cls.seq_relationship.{}": "classifier.{}",
+    },
+    ignore=("embeddings.position_ids",),
+    old=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
+    tied={
+        "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+)
+_HEADS = {
+    "BertModel": ("pooler",),
+    "BertForMaskedLM": ("masked",),
+    "BertForPreTraining": ("pooler", "masked", "next"),
+    "BertForNextSentencePrediction": ("pooler", "next"),
+}
+_SIGNS = {"pooler": "pooler.dense.weight", "masked": "cls.predictions.bias", "next": "cls.seq_relationship.weight"}
+
+
+def complete(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The config with the heads that a file with these tensor names really holds."""
+    names = list(names)
+    held = [head for head, sign in _SIGNS.items() if any(name.endswith(sign) for name in names)]
+    return {**config, "_vitral_heads": held}
+
+
+def spec(config: Mapping[str, Any]) -> Spec:
+    """The model a BERT `config.json` describes."""
+    c = Config(config, "bert")
+    d, n_heads, vocab = c.size("hidden_size"), c.size("num_attention_heads"), c.size("vocab_size", 30522)
+    if d % n_heads:
+        raise CheckpointError(f"config.json: hidden_size {d} is not a multiple of num_attention_heads {n_heads}")
+    context = c.size("max_position_embeddings", 512)
+    c.only("position_embedding_type", "absolute")
+    c.only("is_decoder", False)
+    c.only("add_cross_attention", False)
+    norm = Spec(LayerNorm, d=d, eps=c.number("layer_norm_eps", 1e-12))
+
+    def block() -> Spec:
+        sizes = {"d_model": d, "n_heads": n_heads, "n_kv_heads": n_heads, "head_dim": d // n_heads}
+        attention = Spec(Attention, **sizes, kind=Full(), bias=True, out_bias=True)
+        ffn = Spec(Plain, d_model=d, d_ff=c.size("intermediate_size"), act=c.activation("hidden_act"))
+        return Spec(
+            Block,
+            attn=Spec(Sublayer, mixer=attention, after=norm.replace()),
+            ffn=Spec(Sublayer, mixer=ffn, after=norm.replace()),
+        )
+
+    table = Spec(Table, n=vocab, d=d)
+    architecture = (config.get("architectures") or ["BertModel"])[0]
+    heads = config.get("_vitral_heads", _HEADS.get(architecture, ()))
+    tied = c.flag("tie_word_embeddings", True)
+    proj = Spec(Tied, table=table) if tied else Spec(nn.Linear, in_features=d, out_features=vocab, bias=False)
+    transform = Spec(Transform, d=d, act=c.activation("hidden_act"), norm=norm.replace())
+    model = Spec(
+        Model,
+        embed=Spec(
+            Embed,
+            tokens=table,
+            positions=Spec(Learned, n=context, d=d),
+            segments=Spec(Table, n=c.size("type_vocab_size", 2), d=d),
+            norm=norm.replace(),
+        ),
+        stack=Spec(Stack, blocks=[block() for _ in range(c.size("num_hidden_layers"))]),
+        head=Spec(Head, proj=proj, transform=transform, bias=vocab) if "masked" in heads else None,
+        pooler=Spec(Pooler, d=d) if "pooler" in heads else None,
+        classifier=Spec(nn.Linear, in_features=d, out_features=2) if "next" in heads else None,
+        context=context,
+    )
+    c.finish()
+    return model
+
+
+def preset(layers: int, d: int, n_heads: int) -> dict[str, Any]:
+    """A config.json of this family by its published numbers."""
+    return {
+        "model_type": MODEL_TYPE,
+        "architectures": ["BertModel"],
+        "num_hidden_layers": layers,
+        "hidden_size": d,
+        "num_attention_heads": n_heads,
+        "intermediate_size": 4 * d,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "vocab_size": 30522,
+    }
+
+
+PRESETS = {"base": preset(12, 768, 12), "large": preset(24, 1024, 16)}

@@ -1,0 +1,174 @@
+"""Reading a published `config.json` so that nothing in it is overlooked.
+
+Every key is either read by the family, known to have no bearing on the numbers, or an error: a key that nobody reads may be
+the one that changes the mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitral.errors import CheckpointError, VitralError, did_you_mean
+from vitral.nn import (
+    GELU,
+    ByWavelength,
+    DynamicNTK,
+    GELUTanh,
+    Linear,
+    QuickGELU,
+    ReLU,
+    Rotary,
+    Scaling,
+    SiLU,
+    Spec,
+    Yarn,
+)
+
+REQUIRED: Any = object()
+
+# Keys of published files that say nothing about the forward pass of a model that is not being trained.
+BYSTANDERS = frozenset(
+    """_name_or_path architectures attn_implementation bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id
+    mask_token_id unk_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id torch_dtype dtype
+    transformers_version use_cache initializer_range pretraining_tp attention_dropout hidden_dropout_prob
+    attention_probs_dropout_prob classifier_dropout resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj
+    summary_activation summary_proj_to_labels summary_first_dropout output_attentions output_hidden_states return_dict
+    torchscript use_bfloat16 pruned_heads id2label label2id num_labels problem_type finetuning_task task_specific_params
+    tokenizer_class prefix gradient_checkpointing directionality pooler_fc_size pooler_num_attention_heads
+    pooler_num_fc_layers pooler_size_per_head pooler_type is_llama_config max_length min_length do_sample early_stopping
+    num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
+    no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
+    return_dict_in_generate remove_invalid_values exponential_decay_length_penalty suppress_tokens
+    begin_suppress_tokens chunk_size_feed_forward tf_legacy_loss n_ctx gradient_checkpointing_use_reentrant
+    transformers.js_config unsloth_version unsloth_fixed use_return_dict name_or_path model_name
+    reorder_and_upcast_attn keys_to_ignore_at_inference model_max_length""".split()
+)
+
+ACTIVATIONS = {
+    "gelu": GELU,
+    "gelu_new": GELUTanh,
+    "gelu_pytorch_tanh": GELUTanh,
+    "gelu_fast": GELUTanh,
+    "quick_gelu": QuickGELU,
+    "silu": SiLU,
+    "swish": SiLU,
+    "relu": ReLU,
+}
+
+
+class Config:
+    """A config.json being read. `get` marks a key as read; `finish` raises for those that nobody read.
+
+    Args:
+        data: the file's content.
+        family: its name, for messages.
+    """
+
+    def __init__(self, data: Mapping[str, Any], family: str) -> None:
+        self.data = data
+        self.family = family
+        self.read: set[str] = {"model_type"}
+
+    def get(self, key: str, default: Any = REQUIRED) -> Any:
+        """The value of a key; null counts as absent."""
+        self.read.add(key)
+        value = self.data.get(key)
+        if value is None:
+            if default is REQUIRED:
+                raise CheckpointError(f"config.json of {self.family} lacks {key!r}", "The file is not complete")
+            return default
+        return value
+
+    def size(self, key: str, default: Any = REQUIRED) -> int:
+        """A positive whole number."""
+        value = self.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+            raise CheckpointError(f"config.json: {key!r} is {value!r:.40}", "It must be a positive whole number")
+        return value
+
+    def number(self, key: str, default: Any = REQUIRED) -> float:
+        """A positive finite number."""
+        value = self.get(key, default)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+            raise CheckpointError(f"config.json: {key!r} is {value!r:.40}", "It must be a positive number")
+        return value
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"config.json: {key!r} is {value!r:.40}", "It must be true or false")
+        return value
+
+    def only(self, key: str, *allowed: Any) -> None:
+        """A key that may be there with one of these values and nothing else, because we compute nothing else."""
+        value = self.get(key, allowed[0])
+        if value not in allowed:
+            raise CheckpointError(
+                f"config.json: {key!r} is {value!r:.60}, which {self.family} here does not compute",
+                f"Supported: {', '.join(repr(a) for a in allowed)}",
+            )
+
+    def activation(self, key: str) -> Spec:
+        name = self.get(key)
+        if name not in ACTIVATIONS:
+            raise CheckpointError(f"config.json: {key!r} is {name!r:.40}", did_you_mean(str(name), ACTIVATIONS))
+        return Spec(ACTIVATIONS[name])
+
+    def finish(self) -> None:
+        """Raise for every key that was not read and is not a bystander."""
+        unknown = sorted(set(self.data) - self.read - BYSTANDERS - {k for k in self.data if k.startswith("_vitral")})
+        if unknown:
+            raise CheckpointError(
+                f"config.json of {self.family} has {'a key' if len(unknown) == 1 else 'keys'} we do not know: "
+                + ", ".join(repr(key) for key in unknown[:8]),
+                "It may change what the model computes. " + did_you_mean(unknown[0], self.read),
+            )
+
+    def rotary(self, head_dim: int, context: int, theta: float = 10000.0) -> Spec:
+        """The rotary part of `rope_parameters`, or of the older `rope_theta` and `rope_scaling`."""
+        old, new = self.get("rope_scaling", {}), self.get("rope_parameters", {})
+        if old and new and {**old} != {**new}:
+            raise CheckpointError("config.json has both 'rope_scaling' and 'rope_parameters'", "Keep one of them")
+        rope = dict(new or old)
+        theta = rope.pop("rope_theta", None) or self.number("rope_theta", theta)
+        self.read.add("rope_theta")
+        partial = rope.pop("partial_rotary_factor", None) or self.get("partial_rotary_factor", 1.0)
+        kind = rope.pop("rope_type", None) or rope.get("type") or "default"
+        rope.pop("type", None)
+        dim = int(head_dim * partial)
+        if dim % 2 or not 0 < dim <= head_dim:
+            raise CheckpointError(f"config.json: rotary over {dim} of {head_dim} numbers a head", "It must be even")
+        return Spec(Rotary, dim=dim, theta=float(theta), scaling=scaling(kind, rope, context))
+
+
+def scaling(kind: str, rope: dict[str, Any], context: int) -> Scaling | None:
+    """The scaling that a rope_type names; every key of the dict must be one that the type uses."""
+    original = rope.pop("original_max_position_embeddings", None) or context
+    makers: dict[str, tuple[type[Scaling] | None, dict[str, str]]] = {
+        "default": (None, {}),
+        "linear": (Linear, {"factor": "factor"}),
+        "dynamic": (DynamicNTK, {"factor": "factor"}),
+        "llama3": (ByWavelength, {"factor": "factor", "low_freq_factor": "low", "high_freq_factor": "high"}),
+        "yarn": (Yarn, {k: k for k in "factor beta_fast beta_slow attention_factor mscale mscale_all_dim truncate".split()}),
+    }
+    if kind not in makers:
+        raise CheckpointError(f"config.json: rope_type is {kind!r:.40}", did_you_mean(str(kind), makers))
+    made, names = makers[kind]
+    unknown = sorted(set(rope) - set(names) - ({"factor"} if made is None else set()))
+    if unknown:
+        raise CheckpointError(f"config.json: rope_parameters of type {kind!r} has {unknown}", f"Known: {sorted(names)}")
+    if made is None:
+        return None
+    if kind == "yarn" and rope.get("factor") is None:
+        rope["factor"] = context / original
+    values = {names[key]: value for key, value in rope.items() if value is not None}
+    bad = {key: v for key, v in values.items() if not isinstance(v, (int, float)) or v != v or (v <= 0 and v is not False)}
+    if "factor" not in values or bad:
+        raise CheckpointError(f"config.json: rope_parameters of type {kind!r} is {rope}", "It needs positive numbers")
+    if made is not Linear:
+        values["original"] = context if kind == "dynamic" else original
+    try:
+        return made(**values)
+    except TypeError as error:
+        raise VitralError(f"config.json: rope_parameters: {error}") from None

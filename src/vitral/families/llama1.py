@@ -1,0 +1,106 @@
+"""LLaMA (Touvron et al. 2023, arXiv:2302.13971): pre-RMSNorm, rotary positions, SwiGLU, no biases.
+
+    x ──┬─ RMSNorm ─ attention(rotary) ─(+)──┬─ RMSNorm ─ SwiGLU ─(+)──▶
+        └────────────────────────────────┘   └────────────────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitral.families.assemble import Card, decoder, heads
+from vitral.families.config import Config
+from vitral.families.rules import Names
+from vitral.nn import Attention, Block, Gated, RMSNorm, Spec, Sublayer
+
+CARD = Card(
+    title="LLaMA",
+    year=2023,
+    org="Meta",
+    kind="decoder",
+    source="arXiv:2302.13971",
+    idea="open weights trained far past the compute-optimal point; RMSNorm, rotary positions and SwiGLU together",
+    licence="LLaMA licence (non-commercial)",
+)
+MODEL_TYPE = "llama"
+NAMES = Names(
+    prefix="model.",
+    bare=("lm_head.{}",),
+    rules={
+        "embed_tokens.weight": "embed.tokens.weight",
+        "layers.{}.input_layernorm.weight": "stack.blocks.{}.attn.pre.weight",
+        "layers.{}.self_attn.q_proj.{}": "stack.blocks.{}.attn.mixer.q.{}",
+        "layers.{}.self_attn.k_proj.{}": "stack.blocks.{}.attn.mixer.k.{}",
+        "layers.{}.self_attn.v_proj.{}": "stack.blocks.{}.attn.mixer.v.{}",
+        "layers.{}.self_attn.o_proj.{}": "stack.blocks.{}.attn.mixer.o.{}",
+        "layers.{}.post_attention_layernorm.weight": "stack.blocks.{}.ffn.pre.weight",
+        "layers.{}.mlp.gate_proj.{}": "stack.blocks.{}.ffn.mixer.gate.{}",
+        "layers.{}.mlp.up_proj.{}": "stack.blocks.{}.ffn.mixer.up.{}",
+        "layers.{}.mlp.down_proj.{}": "stack.blocks.{}.ffn.mixer.down.{}",
+        "norm.weight": "stack.norm.weight",
+        "lm_head.weight": "head.proj.weight",
+    },
+    ignore=("layers.{}.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq"),
+    tied={"lm_head.weight": "embed_tokens.weight"},
+)
+
+
+def spec(config: Mapping[str, Any]) -> Spec:
+    """The model a Llama `config.json` describes."""
+    c = Config(config, "llama")
+    d = c.size("hidden_size")
+    n_heads, n_kv_heads, head_dim = heads(c, d)
+    context = c.size("max_position_embeddings", 2048)
+    eps = c.number("rms_norm_eps", 1e-6)
+    bias, ffn_bias = c.flag("attention_bias"), c.flag("mlp_bias")
+    c.only("rope_interleaved", False)
+    rotary = c.rotary(head_dim, context)
+    norm = Spec(RMSNorm, d=d, eps=eps)
+
+    def block() -> Spec:
+        attention = Spec(
+            Attention,
+            d_model=d,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            head_dim=head_dim,
+            position=rotary,
+            bias=bias,
+            out_bias=bias,
+        )
+        ffn = Spec(Gated, d_model=d, d_ff=c.size("intermediate_size"), act=c.activation("hidden_act"), bias=ffn_bias)
+        return Spec(
+            Block,
+            attn=Spec(Sublayer, mixer=attention, pre=norm.replace()),
+            ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
+        )
+
+    blocks = [block() for _ in range(c.size("num_hidden_layers"))]
+    return decoder(c, d=d, blocks=blocks, norm=norm, context=context)
+
+
+def preset(layers: int, d: int, n_heads: int, d_ff: int, **other: Any) -> dict[str, Any]:
+    """A config.json of this family by its published numbers."""
+    return {
+        "model_type": MODEL_TYPE,
+        "architectures": ["LlamaForCausalLM"],
+        "num_hidden_layers": layers,
+        "hidden_size": d,
+        "num_attention_heads": n_heads,
+        "intermediate_size": d_ff,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 2048,
+        "vocab_size": 32000,
+        "tie_word_embeddings": False,
+        **other,
+    }
+
+
+PRESETS = {
+    "7b": preset(32, 4096, 32, 11008),
+    "13b": preset(40, 5120, 40, 13824),
+    "33b": preset(60, 6656, 52, 17920),
+    "65b": preset(80, 8192, 64, 22016, rms_norm_eps=1e-5),
+}

@@ -1,0 +1,19 @@
+"""MiniLM sentence embedders (arXiv:2002.10957): BERT's body, small, tuned so that a mean over tokens says what a text means."""
+
+from __future__ import annotations
+
+from vitral.families.assemble import Card
+from vitral.families.bert import MODEL_TYPE, NAMES, complete, preset, spec
+
+__all__ = ["CARD", "MODEL_TYPE", "NAMES", "PRESETS", "complete", "spec"]
+
+CARD = Card(
+    title="MiniLM sentence embedder",
+    year=2021,
+    org="Microsoft / sentence-transformers",
+    kind="encoder",
+    source="arXiv:2002.10957",
+    idea="a distilled encoder trained by in-batch contrast on a billion pairs: cosine is meaning",
+    licence="Apache-2.0",
+)
+PRESETS = {"all-MiniLM-L6-v2": preset(6, 384, 12), "all-MiniLM-L12-v2": preset(12, 384, 12)}

@@ -1,0 +1,107 @@
+"""Qwen2 and Qwen2.5 (arXiv:2407.10671, arXiv:2412.15115): the Llama block with biases on q, k and v alone.
+
+Files carry a sliding window that is off unless `use_sliding_window` says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitral.errors import CheckpointError
+from vitral.families import llama1
+from vitral.families.assemble import Card, decoder, heads
+from vitral.families.config import Config
+from vitral.nn import Attention, Block, Causal, Gated, Kind, RMSNorm, Spec, Sublayer, Window
+
+CARD = Card(
+    title="Qwen2 / Qwen2.5",
+    year=2024,
+    org="Alibaba",
+    kind="decoder",
+    source="arXiv:2407.10671, arXiv:2412.15115",
+    idea="biases on q, k, v; 152k multilingual vocabulary; seven to eighteen trillion tokens",
+    licence="Apache-2.0 (3B: Qwen Research, 72B: Qwen)",
+)
+MODEL_TYPE = "qwen2"
+NAMES = llama1.NAMES
+
+
+def kinds(c: Config, layers: int) -> list[Kind]:
+    """The mask kind of each layer: from `layer_types`, or from the older window keys."""
+    size = c.get("sliding_window", None) if c.flag("use_sliding_window") else None
+    first = c.get("max_window_layers", 0)
+    old = ["sliding_attention" if size is not None and i >= first else "full_attention" for i in range(layers)]
+    types = c.get("layer_types", old)
+    if len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}:
+        raise CheckpointError(
+            f"config.json: layer_types is {types!r:.80}",
+            f"It must name full_attention or sliding_attention for each of the {layers} layers",
+        )
+    if "sliding_attention" in types:
+        size = size or c.size("sliding_window")
+    return [Window(size) if kind == "sliding_attention" else Causal() for kind in types]
+
+
+def spec(config: Mapping[str, Any]) -> Spec:
+    """The model a Qwen2 `config.json` describes."""
+    c = Config(config, "qwen2")
+    d = c.size("hidden_size")
+    n_heads, n_kv_heads, head_dim = heads(c, d)
+    context = c.size("max_position_embeddings", 32768)
+    eps = c.number("rms_norm_eps", 1e-6)
+    rotary = c.rotary(head_dim, context)
+    norm = Spec(RMSNorm, d=d, eps=eps)
+
+    def block(kind: Kind) -> Spec:
+        attention = Spec(
+            Attention,
+            d_model=d,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            head_dim=head_dim,
+            kind=kind,
+            position=rotary,
+            bias=True,
+        )
+        ffn = Spec(Gated, d_model=d, d_ff=c.size("intermediate_size"), act=c.activation("hidden_act"))
+        return Spec(
+            Block,
+            attn=Spec(Sublayer, mixer=attention, pre=norm.replace()),
+            ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
+        )
+
+    blocks = [block(kind) for kind in kinds(c, c.size("num_hidden_layers"))]
+    return decoder(c, d=d, blocks=blocks, norm=norm, context=context)
+
+
+def preset(layers: int, d: int, n_heads: int, n_kv_heads: int, d_ff: int, **other: Any) -> dict[str, Any]:
+    """A config.json of this family by its published numbers."""
+    return {
+        "model_type": MODEL_TYPE,
+        "architectures": ["Qwen2ForCausalLM"],
+        "num_hidden_layers": layers,
+        "hidden_size": d,
+        "num_attention_heads": n_heads,
+        "num_key_value_heads": n_kv_heads,
+        "intermediate_size": d_ff,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "max_position_embeddings": 32768,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        **other,
+    }
+
+
+_LARGE = {"vocab_size": 152064, "max_position_embeddings": 131072, "tie_word_embeddings": False}
+PRESETS = {
+    "0.5b": preset(24, 896, 14, 2, 4864),
+    "1.5b": preset(28, 1536, 12, 2, 8960),
+    "2.5-3b": preset(36, 2048, 16, 2, 11008),
+    "7b": preset(28, 3584, 28, 4, 18944, **_LARGE),
+    "2.5-14b": preset(48, 5120, 40, 8, 13824, **_LARGE),
+    "2.5-32b": preset(64, 5120, 40, 8, 27648, **_LARGE),
+    "72b": preset(80, 8192, 64, 8, 29568, **_LARGE),
+}

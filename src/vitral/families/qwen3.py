@@ -1,0 +1,84 @@
+"""Qwen3, dense (arXiv:2505.09388): no biases, an RMSNorm on each head's query and key, head size apart from d / heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from vitral.families import llama1, qwen2
+from vitral.families.assemble import Card, decoder, heads
+from vitral.families.config import Config
+from vitral.nn import Attention, Block, Gated, Kind, RMSNorm, Spec, Sublayer
+
+CARD = Card(
+    title="Qwen3",
+    year=2025,
+    org="Alibaba",
+    kind="decoder",
+    source="arXiv:2505.09388",
+    idea="query and key norms in place of biases; one model that thinks or answers at once",
+    licence="Apache-2.0",
+)
+MODEL_TYPE = "qwen3"
+NAMES = replace(
+    llama1.NAMES,
+    rules={
+        **llama1.NAMES.rules,
+        "layers.{}.self_attn.q_norm.weight": "stack.blocks.{}.attn.mixer.q_norm.weight",
+        "layers.{}.self_attn.k_norm.weight": "stack.blocks.{}.attn.mixer.k_norm.weight",
+    },
+)
+
+
+def spec(config: Mapping[str, Any]) -> Spec:
+    """The model a Qwen3 `config.json` describes."""
+    c = Config(config, "qwen3")
+    d = c.size("hidden_size")
+    n_heads, n_kv_heads, head_dim = heads(c, d)
+    context = c.size("max_position_embeddings", 32768)
+    eps = c.number("rms_norm_eps", 1e-6)
+    bias = c.flag("attention_bias")
+    rotary = c.rotary(head_dim, context)
+    norm, head_norm = Spec(RMSNorm, d=d, eps=eps), Spec(RMSNorm, d=head_dim, eps=eps)
+
+    def block(kind: Kind) -> Spec:
+        attention = Spec(
+            Attention,
+            d_model=d,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            head_dim=head_dim,
+            kind=kind,
+            position=rotary,
+            q_norm=head_norm.replace(),
+            k_norm=head_norm.replace(),
+            bias=bias,
+            out_bias=bias,
+        )
+        ffn = Spec(Gated, d_model=d, d_ff=c.size("intermediate_size"), act=c.activation("hidden_act"))
+        return Spec(
+            Block,
+            attn=Spec(Sublayer, mixer=attention, pre=norm.replace()),
+            ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
+        )
+
+    blocks = [block(kind) for kind in qwen2.kinds(c, c.size("num_hidden_layers"))]
+    return decoder(c, d=d, blocks=blocks, norm=norm, context=context)
+
+
+def preset(layers: int, d: int, n_heads: int, d_ff: int, **other: Any) -> dict[str, Any]:
+    """A config.json of this family by its published numbers."""
+    mine = {"model_type": MODEL_TYPE, "architectures": ["Qwen3ForCausalLM"], "head_dim": 128}
+    return qwen2.preset(layers, d, n_heads, 8, d_ff, **{**mine, **other})
+
+
+_LARGE = {"max_position_embeddings": 131072, "tie_word_embeddings": False}
+PRESETS = {
+    "0.6b": preset(28, 1024, 16, 3072),
+    "1.7b": preset(28, 2048, 16, 6144),
+    "4b": preset(36, 2560, 32, 9728),
+    "8b": preset(36, 4096, 32, 12288, **_LARGE),
+    "14b": preset(40, 5120, 40, 17408, **_LARGE),
+    "32b": preset(64, 5120, 64, 25600, **_LARGE),
+}

@@ -1,0 +1,54 @@
+"""How a published checkpoint names its tensors, as data. `weights/names.py` follows these rules in both directions.
+
+    NAMES = Names(prefix="model.", rules={
+        "embed_tokens.weight": "embed.tokens.weight",
+        "layers.{}.self_attn.q_proj.{}": "stack.blocks.{}.attn.mixer.q.{}",
+        "h.{}.attn.c_attn.weight": Transposed(Split(...)),
+    })
+
+Each `{}` stands for one dotted part and keeps its place on both sides. Every operation can be undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Split:
+    """One tensor of the file holds several parameters, one after the other along its first axis, in equal shares."""
+
+    into: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A matrix stored as in × out, turned to out × in before anything else."""
+
+    to: str | Split
+
+
+Rule = str | Split | Transposed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """The name map of a family.
+
+    Args:
+        rules: name in the file → parameter, or an operation that leads to parameters.
+        prefix: what stands before every name in files of the whole model and is absent in files of its body alone;
+            names in `bare` never have it.
+        bare: names (patterns) that stand outside the prefix.
+        ignore: names (patterns) of buffers that some files carry and that are computed here.
+        old: (ending, today's ending) pairs that old files use.
+        tied: file name → file name of the tensor it repeats when the model ties them.
+    """
+
+    rules: Mapping[str, Rule]
+    prefix: str = ""
+    bare: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    old: tuple[tuple[str, str], ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,258 @@
+"""The object people hold: a model, its tokenizer and its chat template.
+
+    lm = vitral.load("smollm2-135m-instruct")
+    lm.generate([{"role": "user", "content": "What is the capital of France?"}]).text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitral.errors import PromptTooLongError, VitralError, did_you_mean
+from vitral.generate.embed import Pooling, embed
+from vitral.generate.loop import run
+from vitral.generate.request import Generation, Sampling, Token
+from vitral.nn import Model, Spec
+from vitral.source import Source
+from vitral.text.chat import ChatTemplate, encode_chat
+from vitral.text.tokenizer import Tokenizer
+from vitral.weights.load import DTYPES, load_model
+from vitral.weights.save import save_folder, save_gguf
+
+Messages = Sequence[Mapping[str, Any]]
+Ids = Tensor | Sequence[int] | Sequence[Sequence[int]] | NDArray[Any]
+
+
+def load(
+    source: str | Path,
+    device: str = "cpu",
+    dtype: str | torch.dtype = "float32",
+    quantize: str | None = None,
+    *,
+    progress: Callable[..., None] | None = None,
+) -> LanguageModel:
+    """Load a model by folder, GGUF file, catalogue name or hub id.
+
+    Args:
+        dtype: of the weights in memory: float32, bfloat16, float16 or float64.
+        quantize: not available yet; a quantised file is dequantised.
+        progress: told about a download, if one is needed.
+
+    Raises:
+        VitralError: an unknown name, a damaged or unsafe file, a config or a tensor that does not belong.
+    """
+    if quantize is not None:
+        raise VitralError(f"quantize={quantize!r} is not available yet", "Leave it out: weights are held in dtype")
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise VitralError(f"dtype is {name!r:.40}", did_you_mean(name, DTYPES))
+    found = Source.find(source, progress=progress)
+    model, spec, config, family = load_model(found.checkpoint, device=device, dtype=DTYPES[name])
+    return LanguageModel(model=model, spec=spec, config=config, family=family, source=found)
+
+
+class LanguageModel:
+    """A model with its tokenizer and template; made by `vitral.load`.
+
+    Attributes:
+        model: the torch module; `record(lm.model, …)` looks into it.
+        spec: the data it was built from. config: the published config.
+        name, licence: of the weights. context: most tokens it holds. kind: "decoder" or "encoder".
+        defaults: the sampling its publisher recommends; greedy when none is given.
+    """
+
+    def __init__(self, *, model: Model, spec: Spec, config: dict[str, Any], family: Any, source: Source) -> None:
+        self.model = model
+        self.spec = spec
+        self.config = config
+        self.family = family
+        self.source = source
+        self.name = source.name
+        self.licence = source.licence or family.CARD.licence
+        self.context = model.context
+        self.kind = "decoder" if model.generates else "encoder"
+        self.defaults = source.sampling()
+        self._tokenizer = source.tokenizer()
+        self.chat: ChatTemplate | None = source.chat(self._tokenizer)
+        self.eos = source.eos(config, self._tokenizer)
+        self.pooling: Pooling = source.pooling()
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.name!r}, {self.kind}, {self.spec.count().total:,} parameters)"
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; a folder without one still gives logits for ids."""
+        if self._tokenizer is None:
+            raise VitralError(f"{self.name} has no tokenizer files", "Add tokenizer.json to its folder, or pass ids")
+        return self._tokenizer
+
+    # ── looking at numbers ──────────────────────────────────────────────────────────────────────────────────
+
+    def logits(self, input_ids: Ids, attention_mask: Ids | None = None, *, segments: Ids | None = None) -> Tensor:
+        """Logits [B, T, V] of ids [B, T] (or one text [T]); `attention_mask` is 0 on padding, which may be on either side."""
+        if self.model.head is None:
+            raise VitralError(f"{self.name} has no vocabulary head", "Use hidden() or embed()")
+        ids, step, options = self._whole_pass(input_ids, attention_mask, segments)
+        with torch.inference_mode():
+            return self.model(ids, step, **options)
+
+    def hidden(self, input_ids: Ids, attention_mask: Ids | None = None, *, segments: Ids | None = None) -> Tensor:
+        """Hidden states [B, T, d_model] after the last norm."""
+        ids, step, options = self._whole_pass(input_ids, attention_mask, segments)
+        with torch.inference_mode():
+            return self.model.hidden(ids, step, **options)
+
+    def _whole_pass(self, input_ids: Ids, attention_mask: Ids | None, segments: Ids | None) -> tuple[Tensor, Any, Any]:
+        ids = self._ids("input_ids", input_ids)
+        vocab = self.model.embed.tokens.weight.shape[0]
+        if ids.numel() == 0 or int(ids.min()) < 0 or int(ids.max()) >= vocab:
+            raise VitralError("input_ids is empty or out of range", f"Ids run from 0 to {vocab - 1}", param="input_ids")
+        if ids.shape[1] > self.context:
+            raise PromptTooLongError(f"input_ids holds {ids.shape[1]} tokens and the context {self.context}")
+        valid = None if attention_mask is None else self._ids("attention_mask", attention_mask).bool()
+        options = {} if segments is None else {"segments": self._ids("segments", segments)}
+        for name, other in {"attention_mask": valid, **options}.items():
+            if other is not None and other.shape != ids.shape:
+                raise VitralError(f"{name} has shape {list(other.shape)} and input_ids {list(ids.shape)}", param=name)
+        return ids, self.model.step(ids, valid), options
+
+    def _ids(self, name: str, values: Ids) -> Tensor:
+        tensor = torch.as_tensor(values, device=next(self.model.parameters()).device)
+        tensor = tensor[None] if tensor.ndim == 1 else tensor
+        if tensor.ndim != 2 or tensor.is_floating_point() or tensor.is_complex():
+            raise VitralError(f"{name} has shape {list(tensor.shape)} of {tensor.dtype}", "Give whole numbers [B, T]")
+        return tensor.long()
+
+    # ── text ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def encode_prompt(self, prompt: str | Messages, tools: Sequence[Any] | None = None) -> list[int]:
+        """The ids the model reads: a text as it stands, or messages through the chat template."""
+        if isinstance(prompt, str):
+            if not prompt:
+                raise VitralError("the prompt is empty", "Give some text", param="prompt")
+            return self.tokenizer.encode(prompt)
+        if not prompt:
+            raise VitralError("there are no messages", "Give at least one", param="messages")
+        if self.chat is None:
+            raise VitralError(
+                f"{self.name} has no chat template", "Give a plain prompt, or a model tuned for chat", param="messages"
+            )
+        return encode_chat(self.tokenizer, self.chat, list(prompt), tools=tools, add_generation_prompt=True)
+
+    def stream(
+        self,
+        prompt: str | Messages,
+        *,
+        tools: Sequence[Any] | None = None,
+        sampling: Sampling | None = None,
+        **fields: Any,
+    ) -> Iterator[Token]:
+        """Tokens as they come; closing the iterator stops the work.
+
+        Args:
+            prompt: a text, or messages for the chat template.
+            sampling: all settings at once; single ones may be given by name instead or as well (temperature=…, stop=…).
+        """
+        tokens = self._run([self.encode_prompt(prompt, tools)], self._sampling(sampling, fields))
+        return (token for _, token in tokens)
+
+    @overload
+    def generate(self, prompt: str | Messages, **options: Any) -> Generation: ...
+    @overload
+    def generate(self, prompt: list[str], **options: Any) -> list[Generation]: ...
+    def generate(
+        self,
+        prompt: str | Messages | list[str],
+        *,
+        tools: Sequence[Any] | None = None,
+        sampling: Sampling | None = None,
+        **fields: Any,
+    ) -> Generation | list[Generation]:
+        """A finished answer; for a list of texts, one answer each, worked out together. Options as in `stream`."""
+        batch = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], str)
+        prompts = [self.encode_prompt(each, tools) for each in (prompt if batch else [prompt])]  # type: ignore
+        answers: list[list[Token]] = [[] for _ in prompts]
+        for row, token in self._run(prompts, self._sampling(sampling, fields)):
+            answers[row].append(token)
+        made = [
+            Generation(
+                text="".join(token.text for token in tokens),
+                prompt_ids=tuple(ids),
+                tokens=tuple(tokens),
+                finish_reason=tokens[-1].finish_reason or "length",
+                prompt_text=self.tokenizer.decode(ids, skip_special=False),
+            )
+            for ids, tokens in zip(prompts, answers, strict=True)
+        ]
+        return made if batch else made[0]
+
+    def _run(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[tuple[int, Token]]:
+        if not self.model.generates:
+            raise VitralError(f"{self.name} is an encoder and does not generate", "Use embed() or logits()")
+        vocab = self.model.embed.tokens.weight.shape[0]
+        if any(id >= vocab for ids in prompts for id in ids):
+            raise VitralError(f"the tokenizer of {self.name} gives ids beyond its {vocab} embeddings")
+        limit = min(vocab, self.tokenizer.vocab_size)
+        settings = [sampling] * len(prompts)
+        return run(self.model, prompts, settings, tokenizer=self.tokenizer, eos=self.eos, vocab_limit=limit)
+
+    def _sampling(self, sampling: Sampling | None, fields: dict[str, Any]) -> Sampling:
+        unknown = sorted(set(fields) - set(Sampling.__dataclass_fields__))
+        if unknown:
+            raise VitralError(
+                f"unknown option {unknown[0]!r}", did_you_mean(unknown[0], Sampling.__dataclass_fields__), param=unknown[0]
+            )
+        return replace(sampling or self.defaults, **fields)
+
+    def embed(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float32]:
+        """Vectors float32 [N, d], one a text, pooled and normalised as the model's folder says.
+
+        Args:
+            truncate: cut texts longer than the model was made for instead of refusing them.
+        """
+        if isinstance(texts, str):
+            texts = [texts]
+        most = min(self.pooling.max_tokens or self.context, self.context)
+        ids = [self.tokenizer.encode(text) for text in texts]
+        for number, each in enumerate(ids):
+            if len(each) > most and not truncate:
+                raise PromptTooLongError(
+                    f"text {number} is {len(each)} tokens long and the model embeds {most}",
+                    "Split it, or pass truncate=True to lose its end",
+                    param="texts",
+                )
+        special = self.tokenizer.encode("")
+        tail = special[1:] if len(special) > 1 else []
+        ids = [each if len(each) <= most else each[: most - len(tail)] + tail for each in ids]
+        return embed(self.model, ids, self.pooling)
+
+    # ── files ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def save(self, folder: str | Path, *, max_shard_bytes: int | None = None) -> Path:
+        """Write a Hugging Face folder that transformers opens."""
+        options = {} if max_shard_bytes is None else {"max_shard_bytes": max_shard_bytes}
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return save_folder(
+            folder,
+            model=self.model,
+            names=self.family.NAMES,
+            config=self.config,
+            dtype=dtype,
+            also=lambda place: self.source.save_beside(place, self._tokenizer, self.eos),
+            **options,
+        )
+
+    def save_gguf(self, path: str | Path, *, kind: str = "F32") -> Path:
+        """Write a GGUF file that llama.cpp opens; kind is F32, F16 or Q8_0."""
+        fields = self.source.tokenizer_fields(self.tokenizer)
+        names, config = self.family.NAMES, self.config
+        return save_gguf(path, model=self.model, names=names, config=config, tokenizer_fields=fields, kind=kind)

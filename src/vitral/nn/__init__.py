@@ -1,0 +1,66 @@
+"""The parts: ids → logits. Imports torch and nothing else of the house above it."""
+
+from vitral.nn.attention import Attention, Mixer
+from vitral.nn.block import Block, Sublayer
+from vitral.nn.cache import Cache, KeyValue
+from vitral.nn.embed import Embed, Learned, Sinusoid, Table
+from vitral.nn.ffn import GELU, Gated, GELUTanh, Plain, QuickGELU, ReLU, SiLU
+from vitral.nn.head import Head, Pooler, Tied, Transform
+from vitral.nn.init import initialise
+from vitral.nn.kernel import Eager, Fused, Point
+from vitral.nn.mask import Causal, Full, Kind, Window
+from vitral.nn.model import Model
+from vitral.nn.norm import LayerNorm, OverHeads, RMSNorm
+from vitral.nn.position import DynamicNTK, Linear, ByWavelength, Position, Rotary, Scaling, Yarn
+from vitral.nn.spec import Count, Spec
+from vitral.nn.stack import Stack
+from vitral.nn.step import Step, View, full_step
+
+__all__ = [
+    "Attention",
+    "Block",
+    "ByWavelength",
+    "Cache",
+    "Causal",
+    "Count",
+    "DynamicNTK",
+    "Eager",
+    "Embed",
+    "Full",
+    "Fused",
+    "GELU",
+    "GELUTanh",
+    "Gated",
+    "Head",
+    "KeyValue",
+    "Kind",
+    "LayerNorm",
+    "Learned",
+    "Linear",
+    "Mixer",
+    "Model",
+    "OverHeads",
+    "Plain",
+    "Point",
+    "Pooler",
+    "Position",
+    "QuickGELU",
+    "RMSNorm",
+    "ReLU",
+    "Rotary",
+    "Scaling",
+    "SiLU",
+    "Sinusoid",
+    "Spec",
+    "Stack",
+    "Step",
+    "Sublayer",
+    "Table",
+    "Tied",
+    "Transform",
+    "View",
+    "Window",
+    "Yarn",
+    "full_step",
+    "initialise",
+]

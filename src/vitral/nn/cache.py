@@ -1,0 +1,157 @@
+"""Keys and values that were computed before: preallocated, written in place, addressed by the step.
+
+    B rows · K key-value heads · T new tokens · S slots · D head size
+
+`KeyValue` is what one mixer holds: tensors and nothing else. `Cache` is the host's side: how long each row is, where the
+next tokens go, and the step that says so. A row's slots form a ring: the token at position p lives in slot
+p mod capacity, so a sliding window keeps `size + chunk - 1` slots and a full cache simply never wraps. Padding is written to
+one spare row that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitral.nn.mask import Kind, additive
+from vitral.nn.step import Step, View
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValue:
+    """The keys and values of one attention layer, [N, K, S, D] each; row N - 1 is the spare one."""
+
+    k: Tensor
+    v: Tensor
+
+    def update(self, k: Tensor, v: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """Store the new k, v [B, K, T, D] where the view says; give back all that the queries may look at."""
+        S = view.key_positions.shape[-1]
+        for store, new in ((self.k, k), (self.v, v)):
+            store[view.block, :, view.slots] = new.transpose(1, 2).to(store.dtype)  # [B, T, K, D]
+        B = k.shape[0]
+        return self.k[:B, :, :S].to(k.dtype), self.v[:B, :, :S].to(v.dtype)
+
+    def rows(self, rows: Tensor) -> KeyValue:
+        """A copy that holds the given rows, in that order, and a spare one."""
+        rows = torch.cat((rows, rows.new_tensor([self.k.shape[0] - 1])))
+        return KeyValue(self.k.index_select(0, rows), self.v.index_select(0, rows))
+
+
+Allocate = Callable[[Kind, int, int, int], KeyValue]
+"""(kind, heads, key size, value size) → an empty cache: what a mixer is handed to make its own."""
+
+
+class Cache:
+    """The caches of B sequences that grow together, row by row at their own length.
+
+    Args:
+        new_cache: the model's `new_cache`, which lets every mixer choose its kind.
+        kinds: the mask kinds the model uses.
+        rows: B.
+        length: most tokens a row will ever hold.
+        chunk: most tokens that arrive in one step; a window's ring has room for them.
+    """
+
+    def __init__(
+        self,
+        new_cache: Callable[[Allocate], Any],
+        kinds: Iterable[Kind],
+        *,
+        rows: int,
+        length: int,
+        chunk: int = 512,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.kinds = tuple(kinds)
+        self.length = length
+        self.chunk = min(chunk, length)
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.lengths = [0] * rows
+
+        def allocate(kind: Kind, heads: int, key_size: int, value_size: int) -> KeyValue:
+            shape = (rows + 1, heads, kind.capacity(length, self.chunk))
+            return KeyValue(*(torch.zeros(*shape, size, dtype=dtype, device=device) for size in (key_size, value_size)))
+
+        self.tree = new_cache(allocate)
+
+    def extend(self, valid: Tensor | int) -> Step:
+        """The step for the next tokens, which count as held from now on.
+
+        Args:
+            valid: bool [B, T], False on padding (either side); or T when every token is real.
+        """
+        B = len(self.lengths)
+        if isinstance(valid, int):
+            valid = torch.ones(B, valid, dtype=torch.bool)
+        T = valid.shape[1]
+        held = torch.tensor(self.lengths)[:, None]
+        counts = valid.sum(-1).tolist()
+        if T > self.chunk or max(h + c for h, c in zip(self.lengths, counts, strict=True)) > self.length:
+            raise ValueError(f"{T} tokens do not fit a cache of {self.length} taken in pieces of {self.chunk}")
+        positions = (held + valid.cumsum(-1) - 1).clamp_min(0)  # [B, T]
+        self.lengths = [h + c for h, c in zip(self.lengths, counts, strict=True)]
+        rows = torch.where(valid, torch.arange(B)[:, None], B)  # padding goes to the spare row
+        views = {kind.name: self._view(kind, positions, rows) for kind in self.kinds}
+        return Step(positions=positions.to(self.device), views=views, cache=self.tree)
+
+    def _view(self, kind: Kind, positions: Tensor, rows: Tensor) -> View:
+        capacity = kind.capacity(self.length, self.chunk)
+        newest = torch.tensor(self.lengths)[:, None] - 1  # [B, 1]
+        slots = torch.arange(min(capacity, max(self.lengths)))[None]  # [1, S]
+        keys = newest - (newest - slots) % capacity  # the newest position that lives in each slot; < 0: none yet
+        seen = kind.sees(positions[:, :, None], keys[:, None, :]) & (keys >= 0)[:, None, :]
+        mask = additive(seen, self.dtype)
+        to = self.device
+        return View(
+            mask=None if mask is None else mask.to(to),
+            key_positions=keys.to(to),
+            block=rows.to(to),
+            slots=(positions % capacity).to(to),
+        )
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget what row holds beyond `length` tokens. A window that has wrapped can go back `chunk` tokens."""
+        drop = self.lengths[row] - length
+        if not 0 <= length <= self.lengths[row]:
+            raise ValueError(f"row {row} holds {self.lengths[row]} tokens and cannot be cut to {length}")
+        for kind in self.kinds:
+            if self.lengths[row] > kind.capacity(self.length, self.chunk) and drop > self.chunk:
+                raise ValueError(f"{kind.name} has overwritten what lay {drop} tokens back; at most {self.chunk} can go")
+        self.lengths[row] = length
+
+    def fork(self, rows: Sequence[int]) -> Cache:
+        """A copy that holds the given rows, in that order (a row may be taken more than once)."""
+        other = object.__new__(Cache)
+        other.__dict__.update(self.__dict__)
+        other.lengths = [self.lengths[row] for row in rows]
+        index = torch.tensor(list(rows), device=self.device)
+        other.tree = _map(self.tree, lambda cache: cache.rows(index))
+        return other
+
+    @property
+    def bytes(self) -> int:
+        """Memory the tensors take."""
+        total = 0
+
+        def add(cache: KeyValue) -> KeyValue:
+            nonlocal total
+            total += cache.k.nbytes + cache.v.nbytes
+            return cache
+
+        _map(self.tree, add)
+        return total
+
+
+def _map(tree: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(tree, dict):
+        return {name: _map(branch, change) for name, branch in tree.items()}
+    if isinstance(tree, list):
+        return [_map(branch, change) for branch in tree]
+    return None if tree is None else change(tree)

@@ -1,0 +1,99 @@
+"""Ids → vectors: token table, absolute positions, segments.
+
+    B batch · T length · V vocabulary · d width
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitral.nn.step import Step
+
+
+class Table(nn.Module):
+    """A vector for each id: [B, T] → [B, T, d]. The same numbers read the other way are a tied head."""
+
+    def __init__(self, n: int, d: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n, d) * 0.02)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """x [..., d] against every row: [..., V] (Press & Wolf, arXiv:1608.05859)."""
+        return F.linear(x, self.weight)
+
+    def extra_repr(self) -> str:
+        return "×".join(str(n) for n in self.weight.shape)
+
+
+class Learned(nn.Module):
+    """A learned vector for each position: [B|1, T] → [B|1, T, d]. Row `offset` is position 0."""
+
+    def __init__(self, n: int, d: int, offset: int = 0) -> None:
+        super().__init__()
+        self.offset = offset
+        self.table = Table(n, d)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return self.table(positions + self.offset if self.offset else positions)
+
+
+class Sinusoid(nn.Module):
+    """sin and cos of the position at wavelengths from 2π to 10000·2π (Vaswani et al. 2017 §3.5).
+
+    Interleaved as the paper has it (sin at even indices, cos at odd ones); `halves=True` puts all sines first, as several
+    published implementations do.
+    """
+
+    def __init__(self, d: int, halves: bool = False, base: float = 10000.0) -> None:
+        super().__init__()
+        self.d = d
+        self.halves = halves
+        self.base = base
+
+    def forward(self, positions: Tensor) -> Tensor:
+        pairs = (self.d + 1) // 2
+        exponent = torch.arange(pairs, dtype=torch.float32, device=positions.device) * (2 / self.d)
+        angle = positions[..., None].float() * torch.exp(-math.log(self.base) * exponent)
+        waves = (angle.sin(), angle.cos())
+        table = torch.cat(waves, -1) if self.halves else torch.stack(waves, -1).flatten(-2)
+        return table[..., : self.d]
+
+
+class Embed(nn.Module):
+    """norm(tokens·scale + positions + segments), each but the tokens optional: ids [B, T] → [B, T, d].
+
+    `scale` is a number of the model's own dtype, as published models apply it (sqrt(3072) in bfloat16 is 55.5).
+    """
+
+    def __init__(
+        self,
+        tokens: Table,
+        *,
+        positions: nn.Module | None = None,
+        segments: Table | None = None,
+        scale: float | None = None,
+        norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.positions = positions
+        self.segments = segments
+        self.scale = scale
+        self.norm = norm or nn.Identity()
+
+    def forward(self, ids: Tensor, step: Step, segments: Tensor | None = None) -> Tensor:
+        x = self.tokens(ids)
+        if self.scale is not None:
+            x = x * torch.tensor(self.scale, dtype=x.dtype, device=x.device)
+        if self.segments is not None:
+            x = x + self.segments(torch.zeros_like(ids) if segments is None else segments)
+        if self.positions is not None:
+            x = x + self.positions(step.positions).to(x.dtype)
+        return self.norm(x)

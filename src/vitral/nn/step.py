@@ -1,0 +1,104 @@
+"""What travels beside x through every forward: positions, views by mask kind, caches. Frozen; the caller owns it.
+
+    B batch · T query length · S key length
+
+No layer advances a position and nothing travels by globals or **kwargs: what a forward depends on is its two arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitral.nn.mask import Kind, additive
+
+Ready = tuple[Tensor, ...]
+"""What a position part prepared once for the whole forward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What one mask kind shows to the queries, and where their keys and values are stored.
+
+    Args:
+        mask: additive [B|1, 1, T, S], or None when every query sees every key.
+        key_positions: [B|1, S]; negative where a slot holds nothing.
+        block: cache row to write [B, T]; None without a cache.
+        slots: slot to write within that row [B, T]; None without a cache.
+        table: block table of a paged cache [B, n_blocks]; None when contiguous.
+    """
+
+    mask: Tensor | None
+    key_positions: Tensor
+    block: Tensor | None = None
+    slots: Tensor | None = None
+    table: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One forward's surroundings.
+
+    Args:
+        positions: [B|1, T] of the tokens in x.
+        views: mask kind's name → view.
+        cache: the tree of caches at this depth (list by layer → dict by sublayer → cache), or None.
+        memory: what cross-attention reads, or None.
+        ready: prepared position parts, filled in by the stack.
+    """
+
+    positions: Tensor
+    views: Mapping[str, View]
+    cache: Any = None
+    memory: Any = None
+    ready: Mapping[str, Ready] = field(default_factory=dict)
+
+    def at(self, key: int | str) -> Step:
+        """The step as seen one level down: the same, with that branch's cache."""
+        return self if self.cache is None else replace(self, cache=self.cache[key])
+
+    def view(self, kind: Kind) -> View:
+        """The view of a mask kind; a missing one is an error of whoever built the step."""
+        try:
+            return self.views[kind.name]
+        except KeyError:
+            raise KeyError(f"the step has no view for mask kind {kind.name!r}, only {sorted(self.views)}") from None
+
+
+def full_step(
+    kinds: Iterable[Kind],
+    length: int,
+    *,
+    valid: Tensor | None = None,
+    documents: Tensor | None = None,
+    positions: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Step:
+    """The step of a whole pass without a cache (training, scoring, encoding).
+
+    Args:
+        length: T.
+        valid: bool [B, T], False on padding. Positions count valid tokens only, so a row gives the same whichever side
+            its padding is on.
+        documents: [B, T] document number of each packed token; tokens see only their own document.
+        positions: [B|1, T] to use instead of counting from 0.
+    """
+    if valid is not None and bool(valid.all()):
+        valid = None
+    if positions is None:
+        positions = torch.arange(length, device=device)[None]
+        if valid is not None:
+            positions = (valid.cumsum(-1) - 1).clamp_min(0)
+    keys = positions if valid is None else positions.masked_fill(~valid, -1)
+    views = {}
+    for kind in kinds:
+        seen = kind.sees(positions[:, :, None], keys[:, None, :]) & (keys >= 0)[:, None, :]
+        if documents is not None:
+            seen = seen & (documents[:, :, None] == documents[:, None, :])
+        views[kind.name] = View(mask=additive(seen, dtype), key_positions=keys)
+    return Step(positions=positions, views=views)

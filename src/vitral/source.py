@@ -1,0 +1,149 @@
+"""Where a model comes from, and what lies beside its weights: tokenizer, template, generation settings, pooling, licence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitral.errors import NotFoundError, VitralError
+from vitral.generate.embed import Pooling
+from vitral.generate.request import Sampling
+from vitral.text.chat import ChatTemplate
+from vitral.text.tokenizer import Tokenizer
+from vitral.weights import catalogue
+from vitral.weights.gguf_tokenizer import tokenizer_fields
+from vitral.weights.load import Checkpoint, open_checkpoint, read_json
+
+# Files of a sentence-embedding folder that are handed on when it is saved.
+_SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "*.tiktoken", "tekken.json")
+# Special tokens that end a turn; GGUF metadata names one of them at most.
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>")
+_LICENCE = re.compile(r"^license(?:_name)?:\s*[\"']?([\w.+-]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An opened checkpoint and its name.
+
+    Args:
+        name: what people call it: the catalogue name, the hub id, or the name of its folder or file.
+        licence: of the weights, "" when nothing beside them says.
+        generation: generation_config.json, {} when there is none.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    licence: str
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, source: str | Path, *, progress: Callable[..., None] | None = None) -> Source:
+        """By path if there is such a file or folder, else by catalogue name or hub id (fetched if need be)."""
+        path = Path(source)
+        name = str(source)
+        if path.exists():
+            name = path.resolve().stem if path.is_file() else path.resolve().name
+        elif isinstance(source, Path) or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+            raise NotFoundError(f"there is no file or folder {name!r}")
+        else:
+            path = catalogue.pull(name, progress=progress)
+        checkpoint = open_checkpoint(path)
+        folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+        generation = read_json(folder / "generation_config.json", {}) if checkpoint.path.is_dir() else {}
+        known = catalogue.CATALOGUE.get(name)
+        licence = known.licence if known else _licence(folder, checkpoint.metadata)
+        return cls(name=name, checkpoint=checkpoint, licence=licence, generation=generation)
+
+    @property
+    def folder(self) -> Path | None:
+        """The model folder, None for a GGUF file."""
+        return self.checkpoint.path if self.checkpoint.path.is_dir() else None
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, None where there are no files of one."""
+        if self.folder is None:
+            return Tokenizer.from_gguf(self.checkpoint.metadata)
+        held = any(path for pattern in _TOKENIZER_FILES for path in self.folder.glob(pattern))
+        return Tokenizer.from_folder(self.folder) if held else None
+
+    def chat(self, tokenizer: Tokenizer | None) -> ChatTemplate | None:
+        """The chat template, None where the model has none."""
+        return None if tokenizer is None else ChatTemplate.of(tokenizer)
+
+    def eos(self, config: Mapping[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:
+        """Ids that end an answer: what generation_config says, else the config, else the tokenizer's own."""
+        said = self.generation.get("eos_token_id", config.get("eos_token_id"))
+        ids = set(said) if isinstance(said, list) else {said}
+        if tokenizer is not None:
+            ids.add(tokenizer.eos_id)
+        if tokenizer is not None and self.folder is None:
+            ids |= {self.checkpoint.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eot", "eom")}
+            ids |= {id for end in _TURN_ENDS if (id := tokenizer.token_id(end)) in tokenizer.special_ids}
+        return frozenset(id for id in ids if isinstance(id, int) and not isinstance(id, bool))
+
+    def sampling(self) -> Sampling:
+        """The publisher's settings; greedy when none are given."""
+        said = self.generation
+        if not said.get("do_sample"):
+            return Sampling(repetition_penalty=said.get("repetition_penalty") or 1.0)
+        try:
+            return Sampling(
+                temperature=float(said.get("temperature") or 1.0),
+                top_k=int(said.get("top_k") or 0),
+                top_p=float(said.get("top_p") or 1.0),
+                min_p=float(said.get("min_p") or 0.0),
+                repetition_penalty=float(said.get("repetition_penalty") or 1.0),
+            )
+        except (TypeError, ValueError) as error:
+            raise VitralError(f"generation_config.json: {error}") from error
+
+    def pooling(self) -> Pooling:
+        """How the folder wants its texts pooled; the mean over tokens where it says nothing."""
+        if self.folder is None or not (self.folder / "modules.json").exists():
+            return Pooling()
+        modules = json.loads((self.folder / "modules.json").read_text(encoding="utf-8"))
+        pooling = read_json(self.folder / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
+        return Pooling.read(modules, pooling, read_json(self.folder / "sentence_bert_config.json", {}))
+
+    def save_beside(self, place: Path, tokenizer: Tokenizer | None, eos: frozenset[int]) -> None:
+        """Write what belongs beside the weights of a saved folder."""
+        if tokenizer is not None:
+            tokenizer.save(place)
+        generation = {**self.generation}
+        if eos and "eos_token_id" not in generation:
+            generation["eos_token_id"] = sorted(eos)
+        if generation:
+            (place / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+        for name in _SENTENCE_FILES if self.folder else ():
+            if (self.folder / name).is_file():  # type: ignore[operator]
+                (place / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(self.folder / name, place / name)  # type: ignore[operator]
+
+    def tokenizer_fields(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The `tokenizer.*` metadata of a GGUF export: the file's own where it came from one."""
+        if self.folder is None:
+            return {key: value for key, value in self.checkpoint.metadata.items() if key.startswith("tokenizer.")}
+        roles = ("bos", "eos", "unk", "pad", "mask", "cls", "sep")
+        return tokenizer_fields(
+            json.loads(tokenizer.to_json()),
+            vocab_size=self.checkpoint.config["vocab_size"],
+            ids={role: getattr(tokenizer, f"{role}_id") for role in roles},
+            chat_template=tokenizer.chat_template,
+        )
+
+
+def _licence(folder: Path, metadata: Mapping[str, Any]) -> str:
+    """From the GGUF metadata or the model card beside the weights."""
+    if "general.license" in metadata:
+        return str(metadata["general.license"])
+    card = folder / "README.md"
+    if not card.is_file():
+        return ""
+    found = _LICENCE.search(card.read_text(encoding="utf-8", errors="replace")[:4000])
+    return found.group(1) if found else ""

@@ -1,0 +1,137 @@
+"""Files → a model with its numbers in place.
+
+    folder | file.gguf ─▶ Checkpoint(config, tensors) ─▶ family.spec(config) ─▶ build on meta ─▶ fill ─▶ Model
+
+The model is built without memory and each tensor is put in its place once, so that loading never holds two copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitral.errors import CheckpointError, NotFoundError
+from vitral.families import of_config
+from vitral.nn import Model, Spec
+from vitral.weights.gguf import GGUFFile
+from vitral.weights.gguf_config import HfView
+from vitral.weights.names import match
+from vitral.weights.safetensors import SafetensorsFolder, TensorSource, parse_json
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A published model as it lies on disk, opened and checked but not read.
+
+    Args:
+        path: the folder, or the GGUF file.
+        config: `config.json`, or what the GGUF metadata says in its terms.
+        tensors: the source of the weights, under the names of the Hugging Face files.
+        metadata: the GGUF metadata; empty for a folder.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: TensorSource
+    metadata: Mapping[str, Any]
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a model folder, or a GGUF file (also one that lies alone in a folder)."""
+    path = Path(path)
+    if not path.exists():
+        raise NotFoundError(f"there is no file or folder {str(path)!r}")
+    if path.is_dir() and not (path / "config.json").exists():
+        alone = sorted(path.glob("*.gguf"))
+        if len(alone) != 1:
+            raise CheckpointError(f"{path} has no config.json" + (f" and {len(alone)} GGUF files" if alone else ""))
+        path = alone[0]
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise CheckpointError(f"{path.name} is not a GGUF file", "Give a GGUF file, or the folder of a model")
+        view = HfView(GGUFFile(path))
+        return Checkpoint(path=path, config=view.config, tensors=view, metadata=view.metadata)
+    config = read_json(path / "config.json")
+    return Checkpoint(path=path, config=config, tensors=SafetensorsFolder(path), metadata={})
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """A JSON object from a model folder; `default` where there is no such file and a default is given."""
+    if default is not None and not path.exists():
+        return default
+    return parse_json(path, path.read_bytes())
+
+
+def read_spec(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], Spec]:
+    """The family, the config with what the tensors add to it, and the spec."""
+    family = of_config(checkpoint.config)
+    config = dict(checkpoint.config)
+    if hasattr(family, "complete"):
+        config = family.complete(config, checkpoint.tensors.names())
+    return family, config, family.spec(config)
+
+
+def load_model(
+    checkpoint: Checkpoint, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Model, Spec, dict[str, Any], Any]:
+    """Build the model that the config describes and fill it.
+
+    Returns:
+        (model in eval mode, its spec, the completed config, the family module).
+
+    Raises:
+        CheckpointError: a tensor too many or too few, or of another shape; a config that describes no possible model.
+    """
+    family, config, spec = read_spec(checkpoint)
+    try:
+        model: Model = spec.build(device="meta", dtype=dtype)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path.name}: the config describes no possible model: {error}") from error
+    fill(model, checkpoint.tensors, family.NAMES, folder=checkpoint.path.name, device=device, dtype=dtype)
+    return model.eval(), spec, config, family
+
+
+def fill(
+    model: nn.Module,
+    source: TensorSource,
+    names: Any,
+    *,
+    folder: str,
+    device: str | torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Put every tensor of a source where it belongs, each exactly once; shapes are all checked before any is read."""
+    parameters = dict(model.named_parameters())
+    found = match(names, source.names(), parameters, folder=folder)
+    for entry in found.entries:
+        shape = entry.shape([tuple(parameters[name].shape) for name in entry.parameters])
+        if source.shape(entry.file) != shape:
+            raise CheckpointError(
+                f"{folder}: {entry.file!r} has shape {list(source.shape(entry.file))}, the config makes it {list(shape)}",
+                "The config and the tensors must describe the same model",
+            )
+    for repeat, original in found.repeats:
+        if source.shape(repeat) != source.shape(original) or not torch.equal(
+            source.read(repeat), source.read(original)
+        ):
+            raise CheckpointError(f"{folder}: {repeat!r} differs from {original!r}, to which the config ties it")
+    for entry in found.entries:
+        tensor = source.read(entry.file)
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{folder}: {entry.file!r} holds {tensor.dtype}, not floating-point numbers")
+        for name, part in zip(entry.parameters, entry.unpack(tensor), strict=True):
+            owner, _, leaf = name.rpartition(".")
+            copy = part.to(device=device, dtype=dtype, copy=True).contiguous()
+            setattr(model.get_submodule(owner), leaf, nn.Parameter(copy))

@@ -1,0 +1,94 @@
+"""A model → files that other programs open: a Hugging Face folder, or a GGUF file.
+
+A folder is written beside its place and moved there whole, so that there is never half a model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitral.errors import VitralError
+from vitral.weights.files import sync_folder
+from vitral.weights.gguf import write_gguf
+from vitral.weights.gguf_config import gguf_metadata, gguf_tensors
+from vitral.weights.names import export
+from vitral.weights.safetensors import write_safetensors
+
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def published_tensors(model: nn.Module, names: Any) -> Iterator[tuple[str, Tensor]]:
+    """The parameters under their published names, one by one; a shared parameter comes once."""
+    parameters = dict(model.named_parameters())
+    for entry in export(names, parameters):
+        yield entry.file, entry.pack([parameters[name].detach().cpu() for name in entry.parameters])
+
+
+def published_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The config as it is published: without our own marks, and with the dtype of the weights beside it."""
+    return {**{k: v for k, v in config.items() if not k.startswith("_vitral") and k != "torch_dtype"}, "dtype": dtype}
+
+
+def save_folder(
+    folder: str | Path,
+    *,
+    model: nn.Module,
+    names: Any,
+    config: Mapping[str, Any],
+    dtype: str,
+    also: Callable[[Path], None] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Write a Hugging Face folder. The folder must not exist, or be empty.
+
+    Args:
+        also: writes further files (tokenizer, template, generation config) into the folder it is given.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise VitralError(f"{str(folder)!r} exists and is not empty", "Name a new folder, or remove that one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        place.chmod(0o755)
+        text = json.dumps(published_config(config, dtype), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+        (place / "config.json").write_text(text, encoding="utf-8")
+        write_safetensors(place, dict(published_tensors(model, names)), max_shard_bytes=max_shard_bytes)
+        if also is not None:
+            also(place)
+        sync_folder(place)
+        if folder.exists():
+            folder.rmdir()
+        place.rename(folder)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    return folder
+
+
+def save_gguf(
+    path: str | Path,
+    *,
+    model: nn.Module,
+    names: Any,
+    config: Mapping[str, Any],
+    tokenizer_fields: Mapping[str, Any],
+    kind: str = "F32",
+) -> Path:
+    """Write a GGUF file that llama.cpp opens; `kind` is F32, F16 or Q8_0. The file must not exist."""
+    path = Path(path)
+    if path.exists():
+        raise VitralError(f"{str(path)!r} exists", "Name a new file, or remove that one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = published_config(config, "float32")
+    write_gguf(
+        path, gguf_metadata(config, tokenizer_fields), gguf_tensors(config, published_tensors(model, names)), kind
+    )
+    return path
