@@ -25,10 +25,13 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 CACHE = Path(os.environ.get("VITRAL_TEST_ARTEFACTS") or Path.home() / ".cache" / "vitral" / "test-artefacts")
+HOME = os.environ.get("VITRAL_HOME", "")
+"""Where the models lie, whatever a test makes of the variable later."""
 REQUIRED = ("smollm2", "minilm")
 """Without these two the suite proves too little: where CI is set, `fetch` fails when one cannot be had."""
 
@@ -46,7 +49,8 @@ def find(name: str) -> Path | None:
     if row["kind"] == "model":
         from vitral.weights import catalogue
 
-        return next((model.path for model in catalogue.list_models() if model.name == row["package"]), None)
+        with mock.patch.dict(os.environ, VITRAL_HOME=HOME):
+            return next((model.path for model in catalogue.list_models() if model.name == row["package"]), None)
     return CACHE / name if (CACHE / name).is_dir() else None
 
 

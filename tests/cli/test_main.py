@@ -21,8 +21,8 @@ def python(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=60, **options)
 
 
-def test_help_lists_every_verb_without_importing_one(vitral: Any) -> None:
-    shown = vitral("--help")
+def test_help_lists_every_verb_without_importing_one(run: Any) -> None:
+    shown = run("--help")
     assert shown.code == 0
     for name, verb in cli.VERBS.items():
         assert name in shown.out and verb.help in " ".join(shown.out.split())
@@ -45,8 +45,8 @@ def test_start_is_fast(code: str) -> None:
 
 
 @pytest.mark.parametrize("name", cli.VERBS)
-def test_every_verb_explains_itself(vitral: Any, name: str) -> None:
-    shown = vitral(name, "-h")
+def test_every_verb_explains_itself(run: Any, name: str) -> None:
+    shown = run(name, "-h")
     assert shown.code == 0 and shown.err == ""
     module = importlib.import_module(f"vitral.cli.{cli.VERBS[name].module}")
     assert len(module.EXAMPLES) >= 1
@@ -56,18 +56,18 @@ def test_every_verb_explains_itself(vitral: Any, name: str) -> None:
         assert words[0] in (name, *[alias for alias, verb in cli.ALIASES.items() if verb == name])
 
 
-def test_no_arguments_is_help(vitral: Any) -> None:
-    assert vitral().out == vitral("--help").out
+def test_no_arguments_is_help(run: Any) -> None:
+    assert run().out == run("--help").out
 
 
-def test_version(vitral: Any) -> None:
+def test_version(run: Any) -> None:
     from vitral import __version__
 
-    assert vitral("--version").out == f"vitral {__version__}\n"
+    assert run("--version").out == f"vitral {__version__}\n"
 
 
-def test_aliases(vitral: Any) -> None:
-    assert vitral("ls", "--json").json == vitral("list", "--json").json
+def test_aliases(run: Any) -> None:
+    assert run("ls", "--json").json == run("list", "--json").json
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,16 @@ def test_aliases(vitral: Any) -> None:
         (["export", "x", "--to", "onnx", "--out", "y"], "--to"),
     ],
 )
-def test_wrong_requests_are_one_line(vitral: Any, args: list[str], said: str) -> None:
-    outcome = vitral(*args)
+def test_wrong_requests_are_one_line(run: Any, args: list[str], said: str) -> None:
+    outcome = run(*args)
     assert outcome.code == 2
     assert said in outcome.error
     assert outcome.out == ""
 
 
-def test_debug_shows_the_traceback(vitral: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_shows_the_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITRAL_DEBUG", "1")
-    outcome = vitral("families", "lama3")
+    outcome = run("families", "lama3")
     assert outcome.code == 2 and "Traceback" in outcome.err and outcome.err.splitlines()[-1].startswith("error: ")
 
 
@@ -103,22 +103,22 @@ def test_debug_shows_the_traceback(vitral: Any, monkeypatch: pytest.MonkeyPatch)
         (PermissionError(13, "Permission denied", "model.gguf"), 2, "error: model.gguf: Permission denied\n"),
     ],
 )
-def test_what_a_verb_raises(vitral: Any, monkeypatch: Any, raised: BaseException, code: int, said: str) -> None:
+def test_what_a_verb_raises(run: Any, monkeypatch: Any, raised: BaseException, code: int, said: str) -> None:
     def verb() -> None:
         raise raised
 
     monkeypatch.setattr(importlib.import_module("vitral.cli.doctor"), "verb", verb)
-    outcome = vitral("doctor")
+    outcome = run("doctor")
     assert (outcome.code, outcome.err) == (code, said)
 
 
-def test_a_bug_is_not_hidden(vitral: Any, monkeypatch: Any) -> None:
+def test_a_bug_is_not_hidden(run: Any, monkeypatch: Any) -> None:
     def verb() -> None:
         raise AttributeError("a bug")
 
     monkeypatch.setattr(importlib.import_module("vitral.cli.doctor"), "verb", verb)
     with pytest.raises(AttributeError, match="a bug"):
-        vitral("doctor")
+        run("doctor")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

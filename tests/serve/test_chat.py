@@ -84,6 +84,9 @@ def test_characters_stay_whole_across_chunks(client: openai.OpenAI) -> None:
     contents = [c.choices[0].delta.content or "" for c in ask(client, "👩‍🚀🏳️‍🌈 ok", stream=True)]
     assert "�" not in "".join(contents)
     assert "👩" in contents, "a character of four tokens arrives in one chunk"
+    entries = ask(client, "🦜", logprobs=True, top_logprobs=20).choices[0].logprobs.content
+    tops = [top.bytes for entry in entries for top in entry.top_logprobs if top.token == entry.token]
+    assert bytes(b for each in tops[4:8] for b in each).decode() == "🦜", "candidates give the bytes of half characters"
 
 
 def test_usage_counts(client: openai.OpenAI) -> None:

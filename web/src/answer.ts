@@ -4,7 +4,7 @@ import type { TokenEntry, Usage } from "./api";
 import { element } from "./dom";
 import type { Popover } from "./popover";
 import { PieceMaker, level, pieceProbability, visible, type Piece } from "./tokens";
-import { WORDS, type Language } from "./words";
+import { WORDS, say, type Language, type Words } from "./words";
 
 export type Ending = "stop" | "length" | "stopped" | "error";
 
@@ -23,12 +23,12 @@ export class Answer {
 
   constructor(
     model: string,
-    private readonly language: Language,
+    private readonly language: () => Language,
     private readonly popover: Popover,
   ) {
-    const words = WORDS[language];
     this.body.role = "group";
-    this.body.ariaLabel = words.answerTokens;
+    this.body.dataset["tLabel"] = "answerTokens";
+    this.body.ariaLabel = this.words.answerTokens;
     this.ribbon.ariaHidden = "true";
     this.root.ariaBusy = "true";
     this.root.append(element("h3", "", model), this.body, this.ribbon, this.foot);
@@ -36,6 +36,10 @@ export class Answer {
     for (const kind of ["pointerover", "focusin", "click"] as const)
       this.root.addEventListener(kind, (event) => this.onPoint(event.target));
     this.root.addEventListener("pointerleave", () => this.onLeave());
+  }
+
+  private get words(): Words {
+    return WORDS[this.language()];
   }
 
   push(text: string, entries: TokenEntry[]): void {
@@ -46,8 +50,8 @@ export class Answer {
   }
 
   prompt(text: string): void {
-    const details = element("details", "read", element("summary", "", WORDS[this.language].read), element("pre", "", text));
-    this.root.insertBefore(details, this.body);
+    const summary = say(element("summary"), "read", this.language());
+    this.root.insertBefore(element("details", "read", summary, element("pre", "", text)), this.body);
   }
 
   /** Ends the answer; the buttons go into its foot. */
@@ -63,22 +67,21 @@ export class Answer {
   }
 
   fail(message: string): void {
-    const box = element("p", "error", element("strong", "", `${WORDS[this.language].error}: `), message);
+    const box = element("p", "error", element("strong", "", `${this.words.error}: `), message);
     box.role = "alert";
     this.root.insertBefore(box, this.foot);
   }
 
   private describe(ending: Ending, usage: Usage | null): string {
-    const words = WORDS[this.language];
+    const words = this.words;
     const facts: string[] = [];
     if (usage !== null) {
       const seconds = (performance.now() - this.firstAt) / 1000;
       const speed = usage.completion_tokens > 1 && seconds > 0 ? (usage.completion_tokens - 1) / seconds : 0;
-      facts.push(`${usage.prompt_tokens} + ${usage.completion_tokens} ${words.tokens}`);
-      if (speed > 0) {
-        const digits = { maximumFractionDigits: speed < 10 ? 1 : 0 };
-        facts.push(`${speed.toLocaleString(this.language, digits)} ${words.tokens}${words.perSecond}`);
-      }
+      const counts = words.counts.replace("{read}", String(usage.prompt_tokens));
+      facts.push(counts.replace("{written}", String(usage.completion_tokens)));
+      const digits = { maximumFractionDigits: speed < 10 ? 1 : 0 };
+      if (speed > 0) facts.push(words.speed.replace("{speed}", speed.toLocaleString(this.language(), digits)));
     }
     if (ending === "length") facts.push(words.lengthReached);
     if (ending === "stopped") facts.push(words.stopped);
@@ -102,7 +105,7 @@ export class Answer {
     if (!(target instanceof HTMLElement)) return;
     const piece = this.pieces.get(target);
     if (piece === undefined) return;
-    this.popover.show(target, piece, this.language);
+    this.popover.show(target, piece, this.language());
     const index = this.spans.indexOf(target);
     if (index >= 0) this.setCurrent(index);
   }

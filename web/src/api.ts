@@ -95,14 +95,16 @@ export async function* streamChat(body: ChatBody, key: string, signal: AbortSign
   });
   if (!reply.ok || !reply.body) throw await errorOf(reply);
   const events = new EventReader();
-  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  let done = false;
+  const decoder = new TextDecoder();
+  const reader = reply.body.getReader();
   for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
-    for (const data of events.push(piece.value)) {
-      if (data === "[DONE]") return;
-      yield* readChunk(JSON.parse(data) as Chunk);
+    for (const data of events.push(decoder.decode(piece.value, { stream: true }))) {
+      if (data === "[DONE]") done = true;
+      else yield* readChunk(JSON.parse(data) as Chunk);
     }
   }
-  throw new ApiError("", 0, "stream_cut");
+  if (!done) throw new ApiError("", 0, "stream_cut");
 }
 
 interface Chunk {

@@ -8,10 +8,10 @@ import { rose } from "./rose";
 import { SettingsDialog } from "./settings";
 import { chatBody, loadKey, loadSettings, saveSettings, type Turn } from "./state";
 import { LEVELS } from "./tokens";
-import { WORDS, translate, type Words } from "./words";
+import { WORDS, say, translate, type Label, type Words } from "./words";
 
 const settings = loadSettings(localStorage, navigator.languages);
-const turns: Turn[] = [];
+let turns: Turn[] = [];
 const popover = new Popover();
 const dialog = new SettingsDialog(settings, applySettings);
 let models: Model[] = [];
@@ -91,14 +91,16 @@ async function send(text: string): Promise<void> {
   if (text.trim() === "" || running !== null) return;
   turns.push({ role: "user", text });
   find("welcome").hidden = true;
-  list.append(element("article", "turn user", element("h3", "", words().you), element("div", "text", text)));
+  const name = say(element("h3"), "you", settings.language);
+  list.append(element("article", "turn user", name, element("div", "text", text)));
   await answer();
 }
 
 async function answer(): Promise<void> {
   const controller = (running = new AbortController());
+  const mine = turns; // a new conversation may begin while this answer is still being stopped
   const model = modelSelect.value;
-  const view = new Answer(model, settings.language, popover);
+  const view = new Answer(model, () => settings.language, popover);
   list.querySelectorAll(".again").forEach((button) => button.remove()); // only the last answer can be made again
   list.append(view.root);
   showRunning(true);
@@ -106,7 +108,7 @@ async function answer(): Promise<void> {
   let ending: Ending = "error";
   let usage: Usage | null = null;
   try {
-    for await (const event of streamChat(chatBody(model, settings, turns), loadKey(), controller.signal)) {
+    for await (const event of streamChat(chatBody(model, settings, mine), loadKey(), controller.signal)) {
       if (event.kind === "prompt") view.prompt(event.text);
       else if (event.kind === "token") view.push(event.text, event.entries);
       else if (event.kind === "finish") ending = event.reason === "length" ? "length" : "stop";
@@ -117,36 +119,52 @@ async function answer(): Promise<void> {
     if (controller.signal.aborted) ending = "stopped";
     else explain(fault, (message) => view.fail(message));
   }
-  turns.push({ role: "assistant", text: view.text });
-  view.finish(ending, usage, [copyButton(view), againButton(view)]);
+  if (view.text !== "" || ending === "stop" || ending === "length") {
+    mine.push({ role: "assistant", text: view.text });
+    view.finish(ending, usage, [copyButton(view), againButton(view)]);
+  } else {
+    view.finish(ending, usage, []);
+    takeBack(mine);
+  }
   running = null;
   showRunning(false);
   scrollDown(false);
 }
 
+/** A message that got no answer leaves the conversation, and comes back to be changed or sent again. */
+function takeBack(from: Turn[]): void {
+  const turn = from.pop();
+  if (from !== turns || turn === undefined || prompt.value !== "") return;
+  prompt.value = turn.text;
+  fitPrompt();
+}
+
+function button(label: Label, onClick: () => void, className = ""): HTMLElement {
+  const made = say(element("button", className), label, settings.language);
+  made.type = "button";
+  made.addEventListener("click", onClick);
+  return made;
+}
+
 function copyButton(view: Answer): HTMLElement {
-  const button = element("button", "", words().copy);
-  button.type = "button";
-  button.addEventListener("click", () => {
+  const made = button("copy", () => {
     void navigator.clipboard.writeText(view.text).then(() => {
-      button.textContent = words().copied;
-      setTimeout(() => (button.textContent = words().copy), 1500);
+      say(made, "copied", settings.language);
+      setTimeout(() => say(made, "copy", settings.language), 1500);
     });
   });
-  return button;
+  return made;
 }
 
 function againButton(view: Answer): HTMLElement {
-  const button = element("button", "again", words().again);
-  button.type = "button";
-  button.addEventListener("click", () => {
+  const again = (): void => {
     if (running !== null) return;
     popover.hide();
     turns.pop();
     view.root.remove();
     void answer();
-  });
-  return button;
+  };
+  return button("again", again, "again");
 }
 
 function showRunning(yes: boolean): void {
@@ -158,7 +176,7 @@ function showRunning(yes: boolean): void {
 function clear(): void {
   running?.abort();
   popover.hide();
-  turns.length = 0;
+  turns = [];
   list.replaceChildren();
   find("welcome").hidden = false;
   prompt.focus();
@@ -204,8 +222,8 @@ prompt.addEventListener("keydown", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || dialog.isOpen) return;
-  if (popover.shown) popover.hide();
-  else running?.abort();
+  popover.hide();
+  running?.abort();
 });
 find("stop").addEventListener("click", () => {
   running?.abort();

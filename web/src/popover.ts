@@ -44,10 +44,6 @@ export class Popover {
     this.anchor?.classList.remove("open");
     this.anchor = null;
   }
-
-  get shown(): boolean {
-    return this.anchor !== null;
-  }
 }
 
 function table(entry: TokenEntry, language: Language): HTMLElement {

@@ -8,6 +8,7 @@ const en = {
   controls: "Controls",
   conversation: "Conversation",
   fresh: "New chat",
+  freshLabel: "Start a new conversation",
   tint: "Tint",
   language: "PT",
   languageLabel: "Mudar para português",
@@ -41,8 +42,8 @@ const en = {
   copied: "Copied",
   again: "Regenerate",
   read: "What the model read",
-  tokens: "tokens",
-  perSecond: "/s",
+  counts: "{read} tokens read, {written} written",
+  speed: "{speed} tokens/s",
   context: "context",
   stopped: "stopped",
   lengthReached: "cut at the token limit",
@@ -70,7 +71,8 @@ const pt: Words = {
   model: "Modelo",
   controls: "Controles",
   conversation: "Conversa",
-  fresh: "Nova conversa",
+  fresh: "Nova",
+  freshLabel: "Começar uma conversa nova",
   tint: "Cores",
   language: "EN",
   languageLabel: "Switch to English",
@@ -104,8 +106,8 @@ const pt: Words = {
   copied: "Copiado",
   again: "Gerar de novo",
   read: "O que o modelo leu",
-  tokens: "tokens",
-  perSecond: "/s",
+  counts: "{read} tokens lidos, {written} escritos",
+  speed: "{speed} tokens/s",
   context: "de contexto",
   stopped: "interrompida",
   lengthReached: "cortada no limite de tokens",
@@ -128,7 +130,15 @@ const pt: Words = {
 
 export const WORDS: Record<Language, Words> = { en, pt };
 
-type Label = { [K in keyof Words]: Words[K] extends string ? K : never }[keyof Words];
+/** The names of the words that are one text. */
+export type Label = { [K in keyof Words]: Words[K] extends string ? K : never }[keyof Words];
+
+/** Marks an element as saying a word, so that `translate` keeps it in the page's language. */
+export function say<E extends HTMLElement>(element: E, label: Label, language: Language): E {
+  element.dataset["t"] = label;
+  element.textContent = WORDS[language][label];
+  return element;
+}
 
 /** Writes the words of a language into everything marked data-t, data-t-label and data-t-placeholder. */
 export function translate(root: ParentNode, language: Language): void {

@@ -78,7 +78,21 @@ def load(model: str, *, device: str = "cpu", dtype: str = "float32") -> Language
     with progress(f"loading {model}") as report:
         import vitral
 
+        check_device(device)
         return vitral.load(model, device=device, dtype=dtype, progress=report)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device this machine does not have before anything is read for it."""
+    import torch
+
+    try:
+        if torch.empty(1, device=device).is_meta:
+            raise RuntimeError("it holds shapes and no numbers")
+    except (RuntimeError, AssertionError) as error:
+        # torch's first sentence says what is missing; the rest is advice on rebuilding torch
+        cause = str(error).splitlines()[0].partition(". ")[0][:120]
+        raise VitralError(f"device {device!r:.40} is not usable: {cause}", "See: vitral doctor", param="device") from None
 
 
 def console() -> Console:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from vitral.errors import CheckpointError
-from vitral.families.config import Config
+from vitral.families.config import Config, is_body
 from vitral.nn import Embed, Head, Model, Spec, Stack, Table, Tied
 
 
@@ -47,7 +47,7 @@ def decoder(c: Config, *, d: int, blocks: Sequence[Spec], norm: Spec, context: i
     table = Spec(Table, n=vocab, d=d)
     if c.flag("tie_word_embeddings"):
         head: Spec | None = Spec(Head, proj=Spec(Tied, table=table))
-    elif (c.data.get("architectures") or [""])[0].endswith("Model"):
+    elif is_body(c.data):
         head = None
     else:
         head = Spec(Head, proj=Spec(nn.Linear, in_features=d, out_features=vocab, bias=False))

@@ -16,7 +16,7 @@ from torch import nn
 
 from vitral.errors import CheckpointError
 from vitral.families.assemble import Card
-from vitral.families.config import Config
+from vitral.families.config import Config, architecture
 from vitral.families.rules import Names
 from vitral.nn import (
     Attention,
@@ -67,7 +67,7 @@ NAMES = Names(
         "cls.predictions.transform.dense.{}": "head.transform.dense.{}",
         "cls.predictions.transform.LayerNorm.{}": "head.transform.norm.{}",
         "cls.predictions.bias": "head.bias",
-        "cls.predictions.decoder.weight": "head.proj.weight",
+        "cls.predictions.decoder.{}": "head.proj.{}",
         "cls.seq_relationship.{}": "classifier.{}",
     },
     ignore=("embeddings.position_ids",),
@@ -75,6 +75,7 @@ NAMES = Names(
     tied={
         "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
+        "cls.predictions.bias": "cls.predictions.decoder.bias",  # which of the two is the head's own depends on the tie
     },
 )
 _HEADS = {
@@ -83,7 +84,7 @@ _HEADS = {
     "BertForPreTraining": ("pooler", "masked", "next"),
     "BertForNextSentencePrediction": ("pooler", "next"),
 }
-_SIGNS = {"pooler": "pooler.dense.weight", "masked": "cls.predictions.bias", "next": "cls.seq_relationship.weight"}
+_SIGNS = {"pooler": "pooler.dense.weight", "masked": "cls.predictions.transform.dense.weight", "next": "cls.seq_relationship.weight"}
 
 
 def complete(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -116,10 +117,9 @@ def spec(config: Mapping[str, Any]) -> Spec:
         )
 
     table = Spec(Table, n=vocab, d=d)
-    architecture = (config.get("architectures") or ["BertModel"])[0]
-    heads = config.get("_vitral_heads", _HEADS.get(architecture, ()))
+    heads = config.get("_vitral_heads", _HEADS.get(architecture(config) or "BertModel", ()))
     tied = c.flag("tie_word_embeddings", True)
-    proj = Spec(Tied, table=table) if tied else Spec(nn.Linear, in_features=d, out_features=vocab, bias=False)
+    proj = Spec(Tied, table=table) if tied else Spec(nn.Linear, in_features=d, out_features=vocab)
     transform = Spec(Transform, d=d, act=c.activation("hidden_act"), norm=norm.replace())
     model = Spec(
         Model,
@@ -131,7 +131,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             norm=norm.replace(),
         ),
         stack=Spec(Stack, blocks=[block() for _ in range(c.size("num_hidden_layers"))]),
-        head=Spec(Head, proj=proj, transform=transform, bias=vocab) if "masked" in heads else None,
+        head=Spec(Head, proj=proj, transform=transform, bias=vocab if tied else None) if "masked" in heads else None,
         pooler=Spec(Pooler, d=d) if "pooler" in heads else None,
         classifier=Spec(nn.Linear, in_features=d, out_features=2) if "next" in heads else None,
         context=context,

@@ -45,6 +45,21 @@ BYSTANDERS = frozenset(
     reorder_and_upcast_attn keys_to_ignore_at_inference model_max_length""".split()
 )
 
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """The class that a config.json names first; "" when it names none."""
+    named = config.get("architectures") or [""]
+    if not isinstance(named, list) or not isinstance(named[0], str):
+        raise CheckpointError(f"config.json: 'architectures' is {named!r:.40}", "It must be a list of class names")
+    return named[0]
+
+
+def is_body(config: Mapping[str, Any]) -> bool:
+    """Whether it describes a body saved without its head: LlamaModel, but not GPT2LMHeadModel."""
+    return architecture(config).endswith("Model") and not architecture(config).endswith("HeadModel")
+
+
 ACTIVATIONS = {
     "gelu": GELU,
     "gelu_new": GELUTanh,

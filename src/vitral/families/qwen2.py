@@ -29,8 +29,10 @@ NAMES = llama1.NAMES
 
 def kinds(c: Config, layers: int) -> list[Kind]:
     """The mask kind of each layer: from `layer_types`, or from the older window keys."""
-    size = c.get("sliding_window", None) if c.flag("use_sliding_window") else None
-    first = c.get("max_window_layers", 0)
+    size = c.get("sliding_window", None)  # read also where it is off: published files carry it
+    if not c.flag("use_sliding_window"):
+        size = None
+    first = c.get("max_window_layers", 28)
     old = ["sliding_attention" if size is not None and i >= first else "full_attention" for i in range(layers)]
     types = c.get("layer_types", old)
     if len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}:

@@ -7,6 +7,7 @@ log-probabilities); one with the finish reason and an empty delta; the usage, if
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -31,6 +32,7 @@ from vitral.serve.schema import (
 
 IMPOSSIBLE = -9999.0
 """What OpenAI sends for a log-probability of minus infinity, which JSON cannot write."""
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +166,14 @@ def _top(candidate: Candidate) -> TopLogprob:
         id=candidate.id,
         token=candidate.text,
         logprob=max(candidate.logprob, IMPOSSIBLE),
-        bytes=list(candidate.text.encode()),
+        bytes=_bytes(candidate.text),
     )
+
+
+def _bytes(text: str) -> list[int]:
+    """The bytes of one token's visible form, where those that make no character are written `<0xE2>`."""
+    parts = BYTE.split(text)  # text, hex, text, hex, …, text
+    return [b for i, part in enumerate(parts) for b in (bytes.fromhex(part) if i % 2 else part.encode())]
 
 
 def _usage(prompt: Prompt, n_tokens: int) -> Usage:

@@ -66,7 +66,9 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, exchange: Exchange, headers: Mapping[str, str]) -> None:
-        super().__init__(exchange.events(), headers={"X-Accel-Buffering": "no", **headers})
+        # not no-store: Chromium marks a finished stream with it as aborted (microsoft/playwright#42742)
+        unbuffered = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(exchange.events(), headers={**unbuffered, **headers})
         self._exchange = exchange
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -24,7 +24,7 @@ OPTIONS = frozenset(
 """What may be handed to a template besides the messages. All else is refused, `tokenize` and `chat_template` first."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _READS_PARTS = re.compile(
-    r"content['\"]?\]?\s+is\s+(?:not\s+)?(?:string|iterable|sequence|mapping)|\bin\s+\w+(?:\.|\[['\"])content"
+    r"(?<![_a-z])content['\"]?\]?\s+is\s+(?:not\s+)?(?:string|iterable|sequence|mapping)|\bin\s+\w+(?:\.|\[['\"])content"
 )
 
 

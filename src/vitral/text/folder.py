@@ -14,51 +14,41 @@ from typing import Any
 from tokenizers import Tokenizer as Core
 
 from vitral.errors import CheckpointError, NotFoundError
+from vitral.text import gpt2, sentencepiece, tiktoken, wordpiece
+from vitral.text.charsmap import Charsmap
 
 _TEMPLATE = "chat_template.jinja"
 _MORE_TEMPLATES = "additional_chat_templates"
 
 
-def read(folder: Path) -> tuple[Core, dict[str, Any] | None]:
-    """The `tokenizers` object of a folder and its configuration (None where the folder has none).
+def read(folder: Path) -> tuple[Core, dict[str, Any] | None, Charsmap | None]:
+    """The `tokenizers` object of a folder, its configuration (None where it has none) and its normalisation rules.
 
     Raises:
         NotFoundError: there is no tokenizer here.
         CheckpointError: a file is damaged.
     """
     config = read_config(folder)
-    core, found = _read_vocabulary(folder, config or {})
-    return core, config if config is None and not found else {**found, **(config or {})}
+    core, found, *rules = _read_vocabulary(folder, config or {})
+    merged = config if config is None and not found else {**found, **(config or {})}
+    return core, merged, rules[0] if rules else None
 
 
-def _read_vocabulary(folder: Path, config: Mapping[str, Any]) -> tuple[Core, dict[str, Any]]:
+def _read_vocabulary(folder: Path, config: Mapping[str, Any]) -> tuple[Any, ...]:
     if (path := folder / "tokenizer.json").is_file():
         return read_json(path), {}
     for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"):
         if (path := folder / name).is_file():
-            if _looks_like_ranks(path):  # Llama 3's own tokenizer.model is a tiktoken file
-                from vitral.text import tiktoken
-
-                return tiktoken.read(path)
-            from vitral.text import sentencepiece
-
-            return sentencepiece.read(path)
+            # Llama 3's own tokenizer.model is a rank file.
+            return tiktoken.read(path) if _looks_like_ranks(path) else sentencepiece.read(path)
     if (path := folder / "tekken.json").is_file():
-        from vitral.text import tiktoken
-
         return tiktoken.read_tekken(path)
     if ranks := sorted(folder.glob("*.tiktoken")):
-        from vitral.text import tiktoken
-
         return tiktoken.read(ranks[0])
     for vocabulary, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
         if (folder / vocabulary).is_file() and (folder / merges).is_file():
-            from vitral.text import gpt2
-
             return gpt2.read(folder / vocabulary, folder / merges)
     if (path := folder / "vocab.txt").is_file():
-        from vitral.text import wordpiece
-
         return wordpiece.read(path, bool(config.get("do_lower_case", True)))
     raise NotFoundError(f"{folder} holds no tokenizer", "Expected tokenizer.json, tokenizer.model or vocab.txt")
 

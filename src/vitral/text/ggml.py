@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Core
 
 from vitral.errors import CheckpointError, did_you_mean
 from vitral.text import sentencepiece, wordpiece
+from vitral.text.charsmap import Charsmap
 from vitral.text.frame import set_frame
 from vitral.text.gpt2 import byte_bpe
 from vitral.text.sentencepiece import Kind
@@ -57,15 +58,15 @@ class _Fields:
         return rows
 
 
-def read(metadata: Mapping[str, Any]) -> tuple[Core, dict[str, Any]]:
-    """The tokenizer of a GGUF file's metadata, and the fields of a tokenizer_config.json.
+def read(metadata: Mapping[str, Any]) -> tuple[Core, dict[str, Any], Charsmap | None]:
+    """The tokenizer of a GGUF file's metadata, the fields of a tokenizer_config.json, and normalisation rules.
 
     Raises:
         CheckpointError: a field is missing, of the wrong kind, or names something unknown.
     """
     fields = _Fields(metadata)
     kind = fields("model", str)
-    readers: dict[str, Callable[[_Fields], Core]] = {
+    readers: dict[str, Callable[[_Fields], tuple[Core, Charsmap | None]]] = {
         "gpt2": _bpe,
         "llama": _sentencepiece,
         "t5": _unigram,
@@ -73,12 +74,12 @@ def read(metadata: Mapping[str, Any]) -> tuple[Core, dict[str, Any]]:
     }
     if kind not in readers:
         raise CheckpointError(f"tokenizer.ggml.model is {kind!r}", did_you_mean(kind, readers))
-    core = readers[kind](fields)
+    core, charsmap = readers[kind](fields)
     config: dict[str, Any] = {f"{role}_token": core.id_to_token(id) for role, id in _roles(fields).items()}
     templates = _templates(metadata)
     if templates:
         config["chat_template"] = templates
-    return core, config
+    return core, config, charsmap
 
 
 def _templates(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -118,7 +119,7 @@ def _flag(fields: _Fields, name: str, default: bool) -> bool:
     return bool(fields(name, (bool, int), default))
 
 
-def _bpe(fields: _Fields) -> Core:
+def _bpe(fields: _Fields) -> tuple[Core, None]:
     tokens, kinds = _vocabulary(fields)
     rule = cut(fields("pre", str, "default"))
     merges = [_pair(row, place) for place, row in enumerate(fields.rows("merges", str))]
@@ -135,7 +136,7 @@ def _bpe(fields: _Fields) -> Core:
     end = "eos" in roles and _flag(fields, "add_eos_token", False)
     if begin or end:
         set_frame(core, before=[roles["bos"]] if begin else [], after=[roles["eos"]] if end else [])
-    return core
+    return core, None
 
 
 def _pair(merge: str, place: int) -> tuple[str, str]:
@@ -146,7 +147,7 @@ def _pair(merge: str, place: int) -> tuple[str, str]:
     return merge[:cut_at], merge[cut_at + 1 :]
 
 
-def _sentencepiece(fields: _Fields, *, unigram: bool = False) -> Core:
+def _sentencepiece(fields: _Fields, *, unigram: bool = False) -> tuple[Core, Charsmap | None]:
     tokens, kinds = _vocabulary(fields)
     scores = fields.rows("scores", (int, float))
     if len(scores) != len(tokens):
@@ -154,6 +155,9 @@ def _sentencepiece(fields: _Fields, *, unigram: bool = False) -> Core:
     roles = _roles(fields)
     if "unk" not in roles and Kind.UNKNOWN in kinds:
         roles["unk"] = kinds.index(Kind.UNKNOWN)
+    for id, sort in enumerate(kinds):
+        if sort == Kind.USER_DEFINED:  # the format writes spaces there, the vocabulary ▁
+            tokens[id] = tokens[id].replace(" ", "▁")
     pieces = sentencepiece.Pieces(
         pieces=tokens,
         scores=[float(score) for score in scores],
@@ -166,14 +170,15 @@ def _sentencepiece(fields: _Fields, *, unigram: bool = False) -> Core:
         roles=roles,
     )
     begin, end = _flag(fields, "add_bos_token", not unigram), _flag(fields, "add_eos_token", unigram)
-    return sentencepiece.build(pieces, _SOURCE, begin=begin, end=end)[0]
+    core, _, charsmap = sentencepiece.build(pieces, _SOURCE, begin=begin, end=end)
+    return core, charsmap
 
 
-def _unigram(fields: _Fields) -> Core:
+def _unigram(fields: _Fields) -> tuple[Core, Charsmap | None]:
     return _sentencepiece(fields, unigram=True)
 
 
-def _wordpiece(fields: _Fields) -> Core:
+def _wordpiece(fields: _Fields) -> tuple[Core, None]:
     """BERT: the format marks the beginning of a word (`▁`) where BERT's own file marks continuations (`##`)."""
     tokens, kinds = _vocabulary(fields)
 
@@ -185,4 +190,4 @@ def _wordpiece(fields: _Fields) -> Core:
     pieces = {own(token, kind): id for id, (token, kind) in enumerate(zip(tokens, kinds, strict=True))}
     # The format does not say whether texts are lowercased: an uncased vocabulary has no capitals.
     cased = any("A" <= token.removeprefix("▁")[:1] <= "Z" for token in tokens)
-    return wordpiece.build(pieces, not cased, _SOURCE)[0]
+    return wordpiece.build(pieces, not cased, _SOURCE)[0], None

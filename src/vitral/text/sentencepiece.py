@@ -6,8 +6,9 @@ reader for those takes less than a dependency.
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer as Core
 
 from vitral.errors import CheckpointError, NotFoundError
 from vitral.text.alphabet import all_splits
+from vitral.text.charsmap import Charsmap
 from vitral.text.frame import set_frame
 
 MAX_FILE = 256 << 20  # bytes; the largest published model has 5 MB
@@ -55,8 +57,12 @@ class Pieces:
     def of_kind(self, *kinds: Kind) -> list[int]:
         return [id for id, kind in enumerate(self.kinds) if kind in kinds]
 
+    def defined(self) -> list[str]:
+        """User-defined pieces: they stay whole wherever they stand."""
+        return [self.pieces[id] for id in self.of_kind(Kind.USER_DEFINED)]
 
-def read(model: str | Path | bytes) -> tuple[Core, dict[str, Any]]:
+
+def read(model: str | Path | bytes) -> tuple[Core, dict[str, Any], Charsmap | None]:
     """A tokenizer out of a `.model` file. A BPE begins texts with BOS (Llama), a Unigram ends them with EOS (T5)."""
     if isinstance(model, bytes):
         data, name = model, "the SentencePiece model"
@@ -72,44 +78,45 @@ def read(model: str | Path | bytes) -> tuple[Core, dict[str, Any]]:
     return build(pieces, name, begin=role == "bos", end=role == "eos")
 
 
-def build(pieces: Pieces, source: str, *, begin: bool, end: bool) -> tuple[Core, dict[str, Any]]:
-    """The `tokenizers` object of a SentencePiece vocabulary. `begin`, `end`: BOS and EOS go around each text."""
+def build(
+    pieces: Pieces, source: str, *, begin: bool, end: bool
+) -> tuple[Core, dict[str, Any], Charsmap | None]:
+    """The `tokenizers` object of a SentencePiece vocabulary, its configuration and its normalisation rules.
+
+    `begin`, `end`: BOS and EOS go around each text. The rules are applied before the object is called.
+    """
     if len(set(pieces.pieces)) != len(pieces.pieces):
         twice = next(piece for place, piece in enumerate(pieces.pieces) if piece in pieces.pieces[:place])
         raise CheckpointError(f"{source} holds the piece {twice!r} twice", "Fetch the file again")
     core = Core(_model(pieces, source))
-    defined = pieces.of_kind(Kind.USER_DEFINED)
-    steps = [normalizers.Precompiled(pieces.charsmap)] if pieces.charsmap else []
+    steps = []
     if pieces.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
-    if defined and pieces.add_dummy_prefix:
-        # A normaliser would put the prefix behind every user-defined piece too, this pre-tokenizer only at the start.
-        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    elif pieces.add_dummy_prefix:
+        # At the end SentencePiece takes ▁ that was typed for a space; the lookbehind keeps the search linear.
+        steps += [normalizers.Replace(Regex(r"\A +|(?<![ ▁])[ ▁]+\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    if pieces.add_dummy_prefix:
         steps.append(normalizers.Prepend(_SPACE))
     core.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
     core.decoder = _decoder(pieces)
     controls = sorted({*pieces.of_kind(Kind.CONTROL, Kind.UNKNOWN), *pieces.roles.values()})
     core.add_special_tokens([AddedToken(pieces.pieces[id], special=True, normalized=False) for id in controls])
-    core.add_tokens([AddedToken(pieces.pieces[id], special=False, normalized=False) for id in defined])
+    _keep_whole(core, pieces)
     roles = pieces.roles
     set_frame(
         core,
         before=[roles["bos"]] if begin and "bos" in roles else [],
         after=[roles["eos"]] if end and "eos" in roles else [],
     )
-    return core, {f"{role}_token": pieces.pieces[id] for role, id in roles.items()}
+    kept = [piece.replace(_SPACE, " ") for piece in pieces.defined()]
+    charsmap = Charsmap(pieces.charsmap, kept) if pieces.charsmap else None
+    return core, {f"{role}_token": pieces.pieces[id] for role, id in roles.items()}, charsmap
 
 
 def _model(pieces: Pieces, source: str) -> models.Model:
     unk = pieces.roles.get("unk")
     if pieces.unigram:
-        hidden = {*pieces.of_kind(Kind.UNUSED, Kind.BYTE)}
-        scored = [
-            (piece, _UNREACHABLE if id in hidden else score)
-            for id, (piece, score) in enumerate(zip(pieces.pieces, pieces.scores, strict=True))
-        ]
-        return models.Unigram(scored, unk_id=unk, byte_fallback=pieces.byte_fallback)
+        return models.Unigram(
+            list(zip(pieces.pieces, _unigram_scores(pieces), strict=True)), unk_id=unk, byte_fallback=pieces.byte_fallback
+        )
     mergeable = pieces.of_kind(Kind.NORMAL)
     order = sorted(mergeable, key=lambda id: (-pieces.scores[id], id))
     merges = all_splits((pieces.pieces[id], rank) for rank, id in enumerate(order))
@@ -120,9 +127,49 @@ def _model(pieces: Pieces, source: str) -> models.Model:
             unk_token=None if unk is None else pieces.pieces[unk],
             fuse_unk=True,
             byte_fallback=pieces.byte_fallback,
+            ignore_merges=bool(pieces.defined()),
         )
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"{source}: the pieces make no BPE ({error})", "Fetch the file again") from error
+
+
+def _unigram_scores(pieces: Pieces) -> list[float]:
+    """Scores by which user-defined pieces always win, as in SentencePiece, and unused ones and bytes never do."""
+    best = max((pieces.scores[id] for id in pieces.of_kind(Kind.NORMAL)), default=0.0)
+    scores = list(pieces.scores)
+    for id in pieces.of_kind(Kind.USER_DEFINED):
+        scores[id] = len(pieces.pieces[id].encode("utf-8")) * best - 0.1
+    for id in pieces.of_kind(Kind.UNUSED, Kind.BYTE):
+        scores[id] = _UNREACHABLE
+    return scores
+
+
+def _keep_whole(core: Core, pieces: Pieces) -> None:
+    """Cuts user-defined pieces out of the normalised text; the model takes each as it is (`ignore_merges`).
+
+    Added tokens would cut the text before it is normalised, and what follows them would get a prefix of its own. A
+    Unigram needs no cut: its scores see to it.
+    """
+    if pieces.unigram or not pieces.defined():
+        return
+    pattern = any_of(pieces.defined())
+    if pieces.byte_fallback:
+        # A whole text that spells a byte piece is not that byte.
+        pattern += r"|\A<(?=0x[0-9A-F]{2}>\z)"
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+
+
+def any_of(words: Collection[str]) -> str:
+    """A pattern for the longest of `words` that fits: common beginnings are written once, so that it fails early."""
+    branches: dict[str, list[str]] = {}
+    for word in words:
+        if word:
+            branches.setdefault(word[0], []).append(word[1:])
+    choices = [re.escape(first) + any_of(rest) for first, rest in sorted(branches.items())]
+    if not choices:
+        return ""
+    grouped = choices[0] if len(choices) == 1 else f"(?:{'|'.join(choices)})"
+    return f"(?:{grouped})?" if "" in words else grouped
 
 
 def _decoder(pieces: Pieces) -> decoders.Decoder:

@@ -19,6 +19,7 @@ from vitral.text.decode import IncrementalDecoder, stages
 from vitral.text.special import SpecialTokens, named_tokens, register, role_ids
 
 if TYPE_CHECKING:
+    from vitral.text.charsmap import Charsmap
     from vitral.text.explain import Explained
 
 _NO_LIMIT = 10**9  # files write 1e30 where they mean that no length was ever set
@@ -33,9 +34,12 @@ class Tokenizer:
     Args:
         core: the `tokenizers` object; it becomes this object's own.
         config: fields of a tokenizer_config.json; None where there is none, then the usual spellings are looked for.
+        charsmap: normalisation rules that come before those of `core`.
     """
 
-    def __init__(self, core: Core, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, core: Core, config: Mapping[str, Any] | None = None, charsmap: Charsmap | None = None
+    ) -> None:
         core.no_truncation()  # a file may carry the limits of its training run; nothing is ever cut here
         core.no_padding()
         self.config: dict[str, Any] = dict(config or {})
@@ -43,6 +47,7 @@ class Tokenizer:
         self._roles = role_ids(core, self.config, guess=not self.config)
         self._special = SpecialTokens(core, self._roles.get("unk"))
         self._core = core
+        self._charsmap = charsmap
         self._decoder = None if core.decoder is None else json.loads(core.decoder.__getstate__())
         self._strict_core: Core | None = None
         self._lock = threading.Lock()
@@ -108,6 +113,8 @@ class Tokenizer:
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
         """Ids and segment ids (0 and 1) of two texts in one input, as BERT reads them."""
         core = self._core
+        if self._charsmap is not None:
+            first, second = self._charsmap(first), self._charsmap(second)
         for text in (first, second):
             if self._special.leaked(self._raw_ids(core, text), text):
                 core = self._strict()
@@ -115,6 +122,8 @@ class Tokenizer:
         return encoding.ids, encoding.type_ids
 
     def _encode_plain(self, text: str) -> list[int]:
+        if self._charsmap is not None:
+            text = self._charsmap(text)
         ids = self._raw_ids(self._core, text)
         if self._special.leaked(ids, text):
             ids = self._raw_ids(self._strict(), text)
@@ -188,7 +197,10 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The whole tokenizer as one tokenizer.json."""
-        return json.dumps(self._special.restore(json.loads(self._core.to_str())), ensure_ascii=False)
+        spec = self._special.restore(json.loads(self._core.to_str()))
+        if self._charsmap is not None:
+            spec["normalizer"]["normalizers"].insert(0, self._charsmap.as_json())
+        return json.dumps(spec, ensure_ascii=False)
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json, tokenizer_config.json and chat templates; `transformers.AutoTokenizer` opens them."""

@@ -59,10 +59,28 @@ _FIXED: dict[str, dict[str, Any]] = {
     "llama": {"hidden_act": "silu"},
     "qwen2": {"hidden_act": "silu", "use_sliding_window": False},
     "qwen3": {"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False},
-    "gpt2": {"activation_function": "gelu_new"},
+    "gpt2": {
+        "activation_function": "gelu_new",
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+    },
     "bert": {"hidden_act": "gelu", "position_embedding_type": "absolute"},
 }
 """By architecture: what the architecture's name stands for, with no metadata key of its own."""
+_NEUTRAL: dict[str, tuple[float, ...]] = {
+    "expert_count": (0,),
+    "logit_scale": (0, 1),
+    "embedding_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "attention.scale": (0,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.sliding_window": (0,),
+    "attn_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,),
+    "use_parallel_residual": (0,),
+}
+"""Keys that would change the arithmetic, with the values that do not: any other value is refused, not overlooked."""
 _TOKEN_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
 
 
@@ -85,10 +103,11 @@ def hf_config(
         value = _need(metadata, f"{arch}.{key}")
         config[field] = _decimal(value) if isinstance(value, float) else value
     config["vocab_size"] = len(metadata.get("tokenizer.ggml.tokens", ())) or _need(metadata, f"{arch}.vocab_size")
-    config["tie_word_embeddings"] = "output.weight" not in names
     if arch == "bert":
         config["type_vocab_size"] = metadata.get("tokenizer.ggml.token_type_count", 2)
-    elif arch != "gpt2":
+    else:
+        config["tie_word_embeddings"] = "output.weight" not in names
+    if arch not in ("bert", "gpt2"):
         config |= _attention(arch, metadata, names)
         config |= gguf_rope.to_config(arch, metadata, config["head_dim"], rope_factors)
     for word, field in _TOKEN_IDS.items():
@@ -100,12 +119,15 @@ def hf_config(
 def architecture(metadata: Mapping[str, Any]) -> str:
     """The file's architecture, once it is known to be one we read."""
     arch = metadata.get("general.architecture")
-    if arch not in ARCHITECTURES:
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise CheckpointError(
             f"GGUF architecture {arch!r:.40} is not supported", f"Supported: {', '.join(sorted(ARCHITECTURES))}"
         )
-    if metadata.get(f"{arch}.expert_count"):
-        raise CheckpointError(f"GGUF architecture {arch!r} with experts is not supported", "Give a dense model")
+    for key, neutral in _NEUTRAL.items():
+        if metadata.get(f"{arch}.{key}", neutral[0]) not in neutral:
+            raise CheckpointError(
+                f"A GGUF model with {arch}.{key} = {metadata[f'{arch}.{key}']!r:.40} is not supported"
+            )
     return arch
 
 
@@ -263,6 +285,7 @@ def gguf_metadata(config: Mapping[str, Any], tokenizer_fields: Mapping[str, Any]
         if value is None:
             raise VitralError(f"The config lacks {field}", "GGUF needs it", param=field)
         found[f"{arch}.{key}"] = float(value) if key.endswith("epsilon") else value
+    found[f"{arch}.vocab_size"] = config["vocab_size"]
     if arch == "bert":
         found |= {"bert.attention.causal": False, "bert.pooling_type": 1}
         found["tokenizer.ggml.token_type_count"] = config.get("type_vocab_size", 2)
@@ -271,7 +294,6 @@ def gguf_metadata(config: Mapping[str, Any], tokenizer_fields: Mapping[str, Any]
         head_dim = config.get("head_dim") or config["hidden_size"] // heads
         found[f"{arch}.attention.head_count_kv"] = kv_heads
         found[f"{arch}.attention.key_length"] = found[f"{arch}.attention.value_length"] = head_dim
-        found[f"{arch}.vocab_size"] = config["vocab_size"]
         found |= gguf_rope.to_metadata(arch, config, head_dim)
     return found | dict(tokenizer_fields)
 
@@ -282,10 +304,8 @@ def _exportable(config: Mapping[str, Any]) -> str:
         raise VitralError(
             f"A model of type {arch!r:.40} cannot be written as GGUF", f"Supported: {', '.join(sorted(ARCHITECTURES))}"
         )
-    if config.get("use_sliding_window") or (arch == "llama" and config.get("sliding_window")):
-        raise VitralError("A model with a sliding window cannot be written as GGUF", param="sliding_window")
     for field, value in _FIXED[arch].items():
         given = config.get(field, value)
-        if given != value and not (field in ("hidden_act", "activation_function") and given in ("gelu", "gelu_new")):
+        if given != value:
             raise VitralError(f"A model with {field} = {given!r} cannot be written as GGUF", param=field)
     return arch

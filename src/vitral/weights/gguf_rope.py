@@ -93,7 +93,7 @@ def _llama3(theta: float, head_dim: int, factors: NDArray[np.float64]) -> dict[s
             "high_freq_factor": high,
             "original_max_position_embeddings": int(original),
         }
-        if np.allclose(llama3_factors(theta, head_dim, scaling), factors, rtol=2e-3, atol=0):
+        if np.allclose(llama3_factors(theta, head_dim, scaling), factors, rtol=1e-5, atol=0):
             return scaling
     raise CheckpointError(
         "The GGUF tensor rope_freqs.weight does not follow Llama 3's scaling rule", "Give the Hugging Face folder"

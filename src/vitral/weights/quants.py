@@ -186,14 +186,14 @@ def dequantise(kind: str, raw: Bytes, shape: tuple[int, ...]) -> NDArray[Any]:
     raw = np.ascontiguousarray(raw).reshape(-1)
     if raw.size * how.weights != count * how.bytes or (shape and shape[-1] % how.weights):
         raise VitralError(f"{raw.size} bytes of {kind} do not make a tensor of shape {shape}")
-    if how.unpack is None:
-        to = np.dtype(how.dtype if how.dtype.startswith("i") else "f4")
-        return raw.view("<" + how.dtype).astype(to).reshape(shape)
-    blocks = raw.reshape(-1, how.bytes)
-    out = np.empty((len(blocks), how.weights), dtype=np.float32)
-    step = _PER_ROUND // how.weights
     # Damaged scales may be NaN or infinite: that is the file's content, for whoever reads it to judge.
     with np.errstate(invalid="ignore", over="ignore"):
+        if how.unpack is None:
+            to = np.dtype(how.dtype if how.dtype.startswith("i") else "f4")
+            return raw.view("<" + how.dtype).astype(to).reshape(shape)
+        blocks = raw.reshape(-1, how.bytes)
+        out = np.empty((len(blocks), how.weights), dtype=np.float32)
+        step = _PER_ROUND // how.weights
         for start in range(0, len(blocks), step):
             how.unpack(blocks[start : start + step], out[start : start + step])
     return out.reshape(shape)

@@ -9,12 +9,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from vitral.errors import VitralError
+from vitral.families.config import is_body
 from vitral.weights.files import sync_folder
 from vitral.weights.gguf import write_gguf
 from vitral.weights.gguf_config import gguf_metadata, gguf_tensors
@@ -60,6 +62,8 @@ def save_folder(
         place.chmod(0o755)
         text = json.dumps(published_config(config, dtype), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
         (place / "config.json").write_text(text, encoding="utf-8")
+        if is_body(config):
+            names = replace(names, prefix="")
         write_safetensors(place, dict(published_tensors(model, names)), max_shard_bytes=max_shard_bytes)
         if also is not None:
             also(place)
