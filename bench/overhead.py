@@ -16,7 +16,7 @@ import torch
 import vitral
 
 
-def once(call) -> float:  # noqa: ANN001
+def once(call) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -34,7 +34,7 @@ def main() -> None:
         with torch.inference_mode():
             step = lm.model.step(ids)
 
-            def bare(ids: torch.Tensor = ids, step=step) -> None:  # noqa: ANN001
+            def bare(ids: torch.Tensor = ids, step=step) -> None:
                 lm.model(ids, step)
 
             def wrapped(ids: torch.Tensor = ids) -> None:
@@ -43,7 +43,9 @@ def main() -> None:
             bare(), wrapped()
             pairs = [(once(bare), once(wrapped)) for _ in range(args.rounds)]
         ratio = statistics.median(b / a for a, b in pairs)
-        print(f"{tokens:5d} tokens: bare {statistics.median(a for a, _ in pairs) * 1e3:7.1f} ms, lm.logits × {ratio:.3f}")
+        print(
+            f"{tokens:5d} tokens: bare {statistics.median(a for a, _ in pairs) * 1e3:7.1f} ms, lm.logits × {ratio:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long `import vitral` and `vitral --help` take, and whether they stay clear of torch.
 
-    python bench/startup.py
+python bench/startup.py
 """
 
 from __future__ import annotations

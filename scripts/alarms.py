@@ -89,11 +89,14 @@ def distributed_parts(root: Path) -> Iterator[str]:
     """A part that knows it is split over processes; parallelism is applied from outside."""
     for path, text in python_files(root, "src/vitral/nn", "src/vitral/families"):
         for node in ast.walk(ast.parse(text)):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
-            if isinstance(node, ast.Attribute):
+            elif isinstance(node, ast.Attribute):
                 names = [ast.unparse(node)]
+            else:
+                continue
             if any(name.startswith("torch.distributed") for name in names):
                 yield f"{path}:{node.lineno}: uses torch.distributed"
 

@@ -22,8 +22,8 @@ SUB_VERBS = {"tokenizer": ("show", "train")}
 def cli_page() -> str:
     """The help of `vitral` and of every verb, as a person reads it in a terminal 100 columns wide."""
     lines = ["# The command line", "", "Written by `make docs` from the verbs themselves.", ""]
-    commands = [[]] + [[name, *sub] for name in cli.VERBS for sub in ([], *([s] for s in SUB_VERBS.get(name, ())))]
-    for command in commands:
+    commands = [name + sub for name in cli.VERBS for sub in ("", *(f" {each}" for each in SUB_VERBS.get(name, ())))]
+    for command in [[], *map(str.split, commands)]:
         lines += [f"## `{' '.join(['vitral', *command])}`", "", "```text", help_of(command), "```", ""]
     return "\n".join(lines)
 

@@ -101,11 +101,8 @@ def test_the_template_reads_as_it_did_for_the_reference(smollm2: Any, answers: l
 def test_cached_generation_takes_the_reference_tokens(smollm2: Any) -> None:
     for number, (prompt, new, _) in enumerate(recorded()):
         if number in (0, 7, 13):
-            text = smollm2.tokenizer.decode(prompt, skip_special=False)
-            ids = smollm2.tokenizer.encode(text, add_special=False, allow_special=True)
-            assert ids == prompt
-            tokens = list(smollm2._run([prompt], vitral.Sampling(max_tokens=24)))
-            assert [token.id for _, token in tokens] == new[: len(tokens)] and len(tokens) == min(24, len(new))
+            answer = smollm2.generate(prompt, max_tokens=24, temperature=0)
+            assert list(answer.ids) == new[:24]
 
 
 def test_it_knows_paris_and_stops(smollm2: Any) -> None:
@@ -157,7 +154,7 @@ def test_what_does_not_fit_is_refused(smollm2: Any) -> None:
         smollm2.generate("")
     with pytest.raises(VitralError, match="temperature"):
         smollm2.generate("a", temperature=float("nan"))
-    with pytest.raises(VitralError, match="did you mean|Did you mean"):
+    with pytest.raises(VitralError, match="Did you mean"):
         smollm2.generate("a", temprature=1.0)
     with pytest.raises(VitralError, match="out of range"):
         smollm2.logits([0, 49152])

@@ -1,7 +1,7 @@
 """The object people hold: a model, its tokenizer and its chat template.
 
-    lm = vitral.load("smollm2-135m-instruct")
-    lm.generate([{"role": "user", "content": "What is the capital of France?"}]).text
+lm = vitral.load("smollm2-135m-instruct")
+lm.generate([{"role": "user", "content": "What is the capital of France?"}]).text
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from vitral.weights.load import DTYPES, load_model
 from vitral.weights.save import save_folder, save_gguf
 
 Messages = Sequence[Mapping[str, Any]]
+Prompt = str | Messages | Sequence[int]
+"""A text as it stands, messages for the chat template, or ids."""
+LATER = {"beams": 1, "schema": None}
+"""Options that later versions give a meaning; here only these values are accepted."""
 Ids = Tensor | Sequence[int] | Sequence[Sequence[int]] | NDArray[Any]
 
 
@@ -98,7 +102,9 @@ class LanguageModel:
     # ── looking at numbers ──────────────────────────────────────────────────────────────────────────────────
 
     def logits(self, input_ids: Ids, attention_mask: Ids | None = None, *, segments: Ids | None = None) -> Tensor:
-        """Logits [B, T, V] of ids [B, T] (or one text [T]); `attention_mask` is 0 on padding, which may be on either side."""
+        """Logits [B, T, V] of ids [B, T] (or one text [T]); `attention_mask` is 0 on padding, which may be on either
+        side.
+        """
         if self.model.head is None:
             raise VitralError(f"{self.name} has no vocabulary head", "Use hidden() or embed()")
         ids, step, options = self._whole_pass(input_ids, attention_mask, segments)
@@ -134,23 +140,30 @@ class LanguageModel:
 
     # ── text ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def encode_prompt(self, prompt: str | Messages, tools: Sequence[Any] | None = None) -> list[int]:
-        """The ids the model reads: a text as it stands, or messages through the chat template."""
+    def encode_prompt(self, prompt: Prompt, tools: Sequence[Any] | None = None) -> list[int]:
+        """The ids the model reads: a text as it stands, messages through the chat template, or ids unchanged.
+
+        Text never becomes a special token, whatever it spells; who wants one gives its id.
+        """
         if isinstance(prompt, str):
             if not prompt:
                 raise VitralError("the prompt is empty", "Give some text", param="prompt")
             return self.tokenizer.encode(prompt)
         if not prompt:
             raise VitralError("there are no messages", "Give at least one", param="messages")
+        if _are_ids(prompt):
+            ids: Any = prompt
+            return list(ids)
         if self.chat is None:
             raise VitralError(
                 f"{self.name} has no chat template", "Give a plain prompt, or a model tuned for chat", param="messages"
             )
-        return encode_chat(self.tokenizer, self.chat, list(prompt), tools=tools, add_generation_prompt=True)
+        messages: Any = list(prompt)
+        return encode_chat(self.tokenizer, self.chat, messages, tools=tools, add_generation_prompt=True)
 
     def stream(
         self,
-        prompt: str | Messages,
+        prompt: Prompt,
         *,
         tools: Sequence[Any] | None = None,
         sampling: Sampling | None = None,
@@ -159,27 +172,28 @@ class LanguageModel:
         """Tokens as they come; closing the iterator stops the work.
 
         Args:
-            prompt: a text, or messages for the chat template.
+            prompt: a text, messages for the chat template, or ids.
             sampling: all settings at once; single ones may be given by name instead or as well (temperature=…, stop=…).
         """
         tokens = self._run([self.encode_prompt(prompt, tools)], self._sampling(sampling, fields))
         return (token for _, token in tokens)
 
     @overload
-    def generate(self, prompt: str | Messages, **options: Any) -> Generation: ...
+    def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Generation]: ...
     @overload
-    def generate(self, prompt: list[str], **options: Any) -> list[Generation]: ...
+    def generate(self, prompt: Prompt, **options: Any) -> Generation: ...
     def generate(
         self,
-        prompt: str | Messages | list[str],
+        prompt: Prompt | list[str] | list[list[int]],
         *,
         tools: Sequence[Any] | None = None,
         sampling: Sampling | None = None,
         **fields: Any,
     ) -> Generation | list[Generation]:
-        """A finished answer; for a list of texts, one answer each, worked out together. Options as in `stream`."""
-        batch = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], str)
-        prompts = [self.encode_prompt(each, tools) for each in (prompt if batch else [prompt])]  # type: ignore
+        """A finished answer; for a list of texts (or of ids), one each, worked out together. Options as in `stream`."""
+        batch = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], (str, list))
+        each: Any = prompt if batch else [prompt]
+        prompts = [self.encode_prompt(one, tools) for one in each]
         answers: list[list[Token]] = [[] for _ in prompts]
         for row, token in self._run(prompts, self._sampling(sampling, fields)):
             answers[row].append(token)
@@ -199,17 +213,22 @@ class LanguageModel:
         if not self.model.generates:
             raise VitralError(f"{self.name} is an encoder and does not generate", "Use embed() or logits()")
         vocab = self.model.embed.tokens.weight.shape[0]
-        if any(id >= vocab for ids in prompts for id in ids):
-            raise VitralError(f"the tokenizer of {self.name} gives ids beyond its {vocab} embeddings")
+        if any(not 0 <= id < vocab for ids in prompts for id in ids):
+            raise VitralError(f"the prompt has ids outside 0 to {vocab - 1}, the model's vocabulary", param="prompt")
         limit = min(vocab, self.tokenizer.vocab_size)
         settings = [sampling] * len(prompts)
         return run(self.model, prompts, settings, tokenizer=self.tokenizer, eos=self.eos, vocab_limit=limit)
 
     def _sampling(self, sampling: Sampling | None, fields: dict[str, Any]) -> Sampling:
+        for name, neutral in LATER.items():
+            if fields.pop(name, neutral) != neutral:
+                raise VitralError(f"{name} is not available yet", "Leave it out", param=name)
         unknown = sorted(set(fields) - set(Sampling.__dataclass_fields__))
         if unknown:
             raise VitralError(
-                f"unknown option {unknown[0]!r}", did_you_mean(unknown[0], Sampling.__dataclass_fields__), param=unknown[0]
+                f"unknown option {unknown[0]!r}",
+                did_you_mean(unknown[0], Sampling.__dataclass_fields__),
+                param=unknown[0],
             )
         return replace(sampling or self.defaults, **fields)
 
@@ -256,3 +275,7 @@ class LanguageModel:
         fields = self.source.tokenizer_fields(self.tokenizer)
         names, config = self.family.NAMES, self.config
         return save_gguf(path, model=self.model, names=names, config=config, tokenizer_fields=fields, kind=kind)
+
+
+def _are_ids(prompt: Sequence[Any]) -> bool:
+    return all(isinstance(id, int) and not isinstance(id, bool) for id in prompt)

@@ -1,4 +1,6 @@
-"""Where a model comes from, and what lies beside its weights: tokenizer, template, generation settings, pooling, licence."""
+"""Where a model comes from, and what lies beside its weights: tokenizer, template, generation settings, pooling,
+licence.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,12 @@ from vitral.weights.gguf_tokenizer import tokenizer_fields
 from vitral.weights.load import Checkpoint, open_checkpoint, read_json
 
 # Files of a sentence-embedding folder that are handed on when it is saved.
-_SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json")
+_SENTENCE_FILES = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "*.tiktoken", "tekken.json")
 # Special tokens that end a turn; GGUF metadata names one of them at most.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>")

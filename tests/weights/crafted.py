@@ -21,7 +21,12 @@ def array(kind: int, count: int, items: bytes) -> bytes:
 
 def tensor(name: bytes | str, dims: Sequence[int], kind: int = 0, offset: int = 0, n_dims: int | None = None) -> bytes:
     shape = struct.pack(f"<{len(dims)}Q", *dims)
-    return text(name) + struct.pack("<I", len(dims) if n_dims is None else n_dims) + shape + struct.pack("<IQ", kind, offset)
+    return (
+        text(name)
+        + struct.pack("<I", len(dims) if n_dims is None else n_dims)
+        + shape
+        + struct.pack("<IQ", kind, offset)
+    )
 
 
 def gguf_file(

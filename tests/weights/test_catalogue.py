@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.artefacts import artefact
 from tests.weights.servers import Site, index, serving, tree, wait_for, wheel
 from vitral.errors import CheckpointError, NotFoundError, VitralError
@@ -215,7 +216,9 @@ def test_an_index_behind_a_password_is_left_to_pip(site: Site) -> None:
     assert [remote.url for remote in refused] == [site.url + path]
 
 
-def test_a_wheel_on_this_disk_is_used_where_it_lies(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_on_this_disk_is_used_where_it_lies(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     links = tmp_path / "wheels"
     links.mkdir()
     file = links / f"{PACKAGE.replace('-', '_')}-1.0-py3-none-any.whl"
@@ -255,9 +258,10 @@ def test_offline_means_offline_unless_the_cache_has_it(
     assert pull(NAME) == folder
 
 
-@pytest.mark.parametrize(
-    "name", ["toy-modle", "smollm2", "", "../x", "..%2f", "/etc/passwd", "C:\\x", "a\0b", "CON", "x" * 5000, "a/../b", "a/b/c"]
-)  # fmt: skip
+ODD_NAMES = ["", "../x", "..%2f", "/etc/passwd", "C:\\x", "a\0b", "CON", "x" * 5000, "a/../b", "a/b/c"]
+
+
+@pytest.mark.parametrize("name", ["toy-modle", "smollm2", *ODD_NAMES])
 def test_an_unknown_name_touches_neither_network_nor_disk(name: str, site: Site, home: Path) -> None:
     with pytest.raises(NotFoundError) as caught:
         pull(name)

@@ -16,7 +16,7 @@ export class Answer {
   private readonly facts = element("span", "facts");
   private readonly maker = new PieceMaker();
   private readonly spans: HTMLElement[] = [];
-  private readonly pieces = new Map<HTMLElement, Piece>();
+  private readonly shown = new Map<HTMLElement, { piece: Piece; parts: HTMLElement[] }>();
   private current = 0;
   private firstAt = 0;
   text = "";
@@ -92,9 +92,10 @@ export class Answer {
     this.body.append(span);
     if (piece.entries.length === 0) return;
     const pane = element("span");
-    for (const part of [span, pane]) {
+    const parts = [span, pane];
+    for (const part of parts) {
       part.dataset["level"] = String(level(pieceProbability(piece)));
-      this.pieces.set(part, piece);
+      this.shown.set(part, { piece, parts });
     }
     span.tabIndex = this.spans.length === 0 ? 0 : -1; // one tab stop an answer; the arrow keys do the rest
     this.spans.push(span);
@@ -103,9 +104,9 @@ export class Answer {
 
   private onPoint(target: EventTarget | null): void {
     if (!(target instanceof HTMLElement)) return;
-    const piece = this.pieces.get(target);
-    if (piece === undefined) return;
-    this.popover.show(target, piece, this.language());
+    const found = this.shown.get(target);
+    if (found === undefined) return;
+    this.popover.show(target, found.parts, found.piece, this.language());
     const index = this.spans.indexOf(target);
     if (index >= 0) this.setCurrent(index);
   }

@@ -11,8 +11,10 @@ const MOST_ENTRIES = 4;
 export class Popover {
   private readonly box = find("popover");
   private anchor: HTMLElement | null = null;
+  private marked: HTMLElement[] = [];
 
-  show(anchor: HTMLElement, piece: Piece, language: Language): void {
+  /** Shows the candidates of a piece beside the anchor, and marks every element that stands for the piece. */
+  show(anchor: HTMLElement, marked: HTMLElement[], piece: Piece, language: Language): void {
     this.hide();
     const words = WORDS[language];
     const parts: Node[] = [];
@@ -24,7 +26,8 @@ export class Popover {
     this.box.hidden = false;
     this.anchor = anchor;
     anchor.setAttribute("aria-describedby", this.box.id);
-    anchor.classList.add("open");
+    this.marked = marked;
+    for (const each of marked) each.classList.add("open");
     this.move();
   }
 
@@ -33,7 +36,9 @@ export class Popover {
     // the first line's box: a token that wraps has several
     const box = this.anchor.getClientRects()[0] ?? this.anchor.getBoundingClientRect();
     const view = { width: document.documentElement.clientWidth, height: document.documentElement.clientHeight };
-    const { left, top } = place(box, { width: this.box.offsetWidth, height: this.box.offsetHeight }, view);
+    const size = { width: this.box.offsetWidth, height: this.box.offsetHeight };
+    const inRibbon = this.anchor.closest(".ribbon") !== null; // there the text lies above, and should stay visible
+    const { left, top } = place(box, size, view, inRibbon ? "below" : "above");
     this.box.style.setProperty("left", `${left}px`);
     this.box.style.setProperty("top", `${top}px`);
   }
@@ -41,7 +46,7 @@ export class Popover {
   hide(): void {
     this.box.hidden = true;
     this.anchor?.removeAttribute("aria-describedby");
-    this.anchor?.classList.remove("open");
+    for (const each of this.marked) each.classList.remove("open");
     this.anchor = null;
   }
 }

@@ -52,15 +52,17 @@ describe("place", () => {
   const view = { width: 360, height: 700 };
   const size = { width: 290, height: 200 };
 
-  it("goes above where there is room, else below", () => {
-    expect(place({ left: 100, top: 400, width: 20, height: 20 }, size, view).top).toBe(192);
-    expect(place({ left: 100, top: 50, width: 20, height: 20 }, size, view).top).toBe(78);
+  it("goes to the side asked for where there is room, else to the other", () => {
+    const at = (top: number, side: "above" | "below") =>
+      place({ left: 100, top, width: 20, height: 20 }, size, view, side).top;
+    expect([at(400, "above"), at(50, "above")]).toEqual([192, 78]);
+    expect([at(400, "below"), at(600, "below")]).toEqual([428, 392]);
   });
 
   it("stays inside the window", () => {
     for (const left of [0, 170, 350])
       for (const top of [0, 300, 690]) {
-        const at = place({ left, top, width: 10, height: 20 }, size, view);
+        const at = place({ left, top, width: 10, height: 20 }, size, view, "above");
         expect(at.left).toBeGreaterThanOrEqual(8);
         expect(at.left + size.width).toBeLessThanOrEqual(352);
         expect(at.top).toBeGreaterThanOrEqual(8);

@@ -52,7 +52,7 @@ def of_config(data: Mapping[str, Any]) -> Any:
     """The family module that reads a config.json."""
     model_type = data.get("model_type")
     for name in _ORDER:
-        if family(name).MODEL_TYPE == model_type:
+        if model_type == family(name).MODEL_TYPE:
             return family(name)
     known = sorted({family(name).MODEL_TYPE for name in _ORDER})
     raise CheckpointError(f"config.json: model_type is {model_type!r:.60}", did_you_mean(str(model_type), known))

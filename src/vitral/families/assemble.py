@@ -41,7 +41,9 @@ def heads(c: Config, d: int) -> tuple[int, int, int]:
     return n_heads, n_kv_heads, c.size("head_dim", d // n_heads)
 
 
-def decoder(c: Config, *, d: int, blocks: Sequence[Spec], norm: Spec, context: int, positions: Spec | None = None) -> Spec:
+def decoder(
+    c: Config, *, d: int, blocks: Sequence[Spec], norm: Spec, context: int, positions: Spec | None = None
+) -> Spec:
     """Token table, stack and vocabulary head: tied to the table, of its own, or none for a body saved alone."""
     vocab = c.size("vocab_size")
     table = Spec(Table, n=vocab, d=d)

@@ -16,7 +16,7 @@ from torch import nn
 
 from vitral.errors import CheckpointError
 from vitral.families.assemble import Card
-from vitral.families.config import Config, architecture
+from vitral.families.config import DEEPEST, LONGEST, Config, architecture
 from vitral.families.rules import Names
 from vitral.nn import (
     Attention,
@@ -84,7 +84,11 @@ _HEADS = {
     "BertForPreTraining": ("pooler", "masked", "next"),
     "BertForNextSentencePrediction": ("pooler", "next"),
 }
-_SIGNS = {"pooler": "pooler.dense.weight", "masked": "cls.predictions.transform.dense.weight", "next": "cls.seq_relationship.weight"}
+_SIGNS = {
+    "pooler": "pooler.dense.weight",
+    "masked": "cls.predictions.transform.dense.weight",
+    "next": "cls.seq_relationship.weight",
+}
 
 
 def complete(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -100,7 +104,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
     d, n_heads, vocab = c.size("hidden_size"), c.size("num_attention_heads"), c.size("vocab_size", 30522)
     if d % n_heads:
         raise CheckpointError(f"config.json: hidden_size {d} is not a multiple of num_attention_heads {n_heads}")
-    context = c.size("max_position_embeddings", 512)
+    context = c.size("max_position_embeddings", 512, most=LONGEST)
     c.only("position_embedding_type", "absolute")
     c.only("is_decoder", False)
     c.only("add_cross_attention", False)
@@ -130,7 +134,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             segments=Spec(Table, n=c.size("type_vocab_size", 2), d=d),
             norm=norm.replace(),
         ),
-        stack=Spec(Stack, blocks=[block() for _ in range(c.size("num_hidden_layers"))]),
+        stack=Spec(Stack, blocks=[block() for _ in range(c.size("num_hidden_layers", most=DEEPEST))]),
         head=Spec(Head, proj=proj, transform=transform, bias=vocab if tied else None) if "masked" in heads else None,
         pooler=Spec(Pooler, d=d) if "pooler" in heads else None,
         classifier=Spec(nn.Linear, in_features=d, out_features=2) if "next" in heads else None,

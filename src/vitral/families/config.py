@@ -1,7 +1,7 @@
 """Reading a published `config.json` so that nothing in it is overlooked.
 
-Every key is either read by the family, known to have no bearing on the numbers, or an error: a key that nobody reads may be
-the one that changes the mathematics.
+Every key is either read by the family, known to have no bearing on the numbers, or an error: a key that nobody reads
+may be the one that changes the mathematics.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vitral.errors import CheckpointError, VitralError, did_you_mean
+from vitral.errors import CheckpointError, did_you_mean
 from vitral.nn import (
     GELU,
     ByWavelength,
@@ -26,32 +26,35 @@ from vitral.nn import (
 )
 
 REQUIRED: Any = object()
+LONGEST, DEEPEST = 2**31 - 1, 2**12
+"""More positions and more layers than any file can mean."""
 
 # Keys of published files that say nothing about the forward pass of a model that is not being trained.
 BYSTANDERS = frozenset(
-    """_name_or_path architectures attn_implementation bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id
+    """
+    _name_or_path architectures attn_implementation bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id
     mask_token_id unk_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id torch_dtype dtype
     transformers_version use_cache initializer_range pretraining_tp attention_dropout hidden_dropout_prob
     attention_probs_dropout_prob classifier_dropout resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj
-    summary_activation summary_proj_to_labels summary_first_dropout output_attentions output_hidden_states return_dict
-    torchscript use_bfloat16 pruned_heads id2label label2id num_labels problem_type finetuning_task task_specific_params
-    tokenizer_class prefix gradient_checkpointing directionality pooler_fc_size pooler_num_attention_heads
-    pooler_num_fc_layers pooler_size_per_head pooler_type is_llama_config max_length min_length do_sample early_stopping
-    num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
-    no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
-    return_dict_in_generate remove_invalid_values exponential_decay_length_penalty suppress_tokens
-    begin_suppress_tokens chunk_size_feed_forward tf_legacy_loss n_ctx gradient_checkpointing_use_reentrant
-    transformers.js_config unsloth_version unsloth_fixed use_return_dict name_or_path model_name
-    reorder_and_upcast_attn keys_to_ignore_at_inference model_max_length""".split()
+    summary_activation summary_proj_to_labels summary_first_dropout output_attentions output_hidden_states
+    return_dict torchscript use_bfloat16 pruned_heads id2label label2id num_labels problem_type finetuning_task
+    task_specific_params tokenizer_class prefix gradient_checkpointing directionality pooler_fc_size
+    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type is_llama_config max_length
+    min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
+    typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences output_scores return_dict_in_generate remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens chunk_size_feed_forward tf_legacy_loss
+    n_ctx gradient_checkpointing_use_reentrant transformers.js_config unsloth_version unsloth_fixed use_return_dict
+    name_or_path model_name reorder_and_upcast_attn keys_to_ignore_at_inference model_max_length
+    """.split()  # noqa: SIM905
 )
-
 
 
 def architecture(config: Mapping[str, Any]) -> str:
     """The class that a config.json names first; "" when it names none."""
     named = config.get("architectures") or [""]
     if not isinstance(named, list) or not isinstance(named[0], str):
-        raise CheckpointError(f"config.json: 'architectures' is {named!r:.40}", "It must be a list of class names")
+        raise CheckpointError(f"config.json: 'architectures' is {named!r:.60}", "It must be a list of class names")
     return named[0]
 
 
@@ -95,18 +98,27 @@ class Config:
             return default
         return value
 
-    def size(self, key: str, default: Any = REQUIRED) -> int:
-        """A positive whole number."""
+    def size(self, key: str, default: Any = REQUIRED, *, least: int = 1, most: int = 2**20) -> int:
+        """A whole number from `least` to `most`: a file must not make us build what no model is."""
         value = self.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
-            raise CheckpointError(f"config.json: {key!r} is {value!r:.40}", "It must be a positive whole number")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise CheckpointError(
+                f"config.json: {key!r} is {value!r:.40}", f"It must be a whole number from {least} to {most}"
+            )
         return value
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
-        """A positive finite number."""
+        """A positive number; numbers beyond 1e30 have no meaning in float32."""
         value = self.get(key, default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= 1e30:
             raise CheckpointError(f"config.json: {key!r} is {value!r:.40}", "It must be a positive number")
+        return float(value)
+
+    def table(self, key: str) -> dict[str, Any]:
+        """An object within the object; empty when absent."""
+        value = self.get(key, {})
+        if not isinstance(value, dict):
+            raise CheckpointError(f"config.json: {key!r} is {value!r:.40}", "It must be an object, or null")
         return value
 
     def flag(self, key: str, default: bool = False) -> bool:
@@ -126,7 +138,7 @@ class Config:
 
     def activation(self, key: str) -> Spec:
         name = self.get(key)
-        if name not in ACTIVATIONS:
+        if not isinstance(name, str) or name not in ACTIVATIONS:
             raise CheckpointError(f"config.json: {key!r} is {name!r:.40}", did_you_mean(str(name), ACTIVATIONS))
         return Spec(ACTIVATIONS[name])
 
@@ -142,48 +154,44 @@ class Config:
 
     def rotary(self, head_dim: int, context: int, theta: float = 10000.0) -> Spec:
         """The rotary part of `rope_parameters`, or of the older `rope_theta` and `rope_scaling`."""
-        old, new = self.get("rope_scaling", {}), self.get("rope_parameters", {})
-        if old and new and {**old} != {**new}:
+        old, new = self.table("rope_scaling"), self.table("rope_parameters")
+        if old and new and old != new:
             raise CheckpointError("config.json has both 'rope_scaling' and 'rope_parameters'", "Keep one of them")
-        rope = dict(new or old)
-        theta = rope.pop("rope_theta", None) or self.number("rope_theta", theta)
-        self.read.add("rope_theta")
-        partial = rope.pop("partial_rotary_factor", None) or self.get("partial_rotary_factor", 1.0)
-        kind = rope.pop("rope_type", None) or rope.get("type") or "default"
-        rope.pop("type", None)
-        dim = int(head_dim * partial)
+        rope = Config(new or old, f"{self.family}, under {'rope_parameters' if new else 'rope_scaling'},")
+        theta = rope.number("rope_theta", self.number("rope_theta", theta))
+        partial = rope.number("partial_rotary_factor", self.number("partial_rotary_factor", 1.0))
+        dim = int(head_dim * min(partial, 2.0))
         if dim % 2 or not 0 < dim <= head_dim:
             raise CheckpointError(f"config.json: rotary over {dim} of {head_dim} numbers a head", "It must be even")
-        return Spec(Rotary, dim=dim, theta=float(theta), scaling=scaling(kind, rope, context))
+        if theta <= 1:
+            raise CheckpointError(f"config.json: 'rope_theta' is {theta:g}", "It must be greater than 1")
+        return Spec(Rotary, dim=dim, theta=theta, scaling=scaling(rope, context, dim))
 
 
-def scaling(kind: str, rope: dict[str, Any], context: int) -> Scaling | None:
-    """The scaling that a rope_type names; every key of the dict must be one that the type uses."""
-    original = rope.pop("original_max_position_embeddings", None) or context
-    makers: dict[str, tuple[type[Scaling] | None, dict[str, str]]] = {
-        "default": (None, {}),
-        "linear": (Linear, {"factor": "factor"}),
-        "dynamic": (DynamicNTK, {"factor": "factor"}),
-        "llama3": (ByWavelength, {"factor": "factor", "low_freq_factor": "low", "high_freq_factor": "high"}),
-        "yarn": (Yarn, {k: k for k in "factor beta_fast beta_slow attention_factor mscale mscale_all_dim truncate".split()}),
-    }
-    if kind not in makers:
-        raise CheckpointError(f"config.json: rope_type is {kind!r:.40}", did_you_mean(str(kind), makers))
-    made, names = makers[kind]
-    unknown = sorted(set(rope) - set(names) - ({"factor"} if made is None else set()))
-    if unknown:
-        raise CheckpointError(f"config.json: rope_parameters of type {kind!r} has {unknown}", f"Known: {sorted(names)}")
-    if made is None:
-        return None
-    if kind == "yarn" and rope.get("factor") is None:
-        rope["factor"] = context / original
-    values = {names[key]: value for key, value in rope.items() if value is not None}
-    bad = {key: v for key, v in values.items() if not isinstance(v, (int, float)) or v != v or (v <= 0 and v is not False)}
-    if "factor" not in values or bad:
-        raise CheckpointError(f"config.json: rope_parameters of type {kind!r} is {rope}", "It needs positive numbers")
-    if made is not Linear:
-        values["original"] = context if kind == "dynamic" else original
-    try:
-        return made(**values)
-    except TypeError as error:
-        raise VitralError(f"config.json: rope_parameters: {error}") from None
+def scaling(rope: Config, context: int, dim: int) -> Scaling | None:
+    """The scaling that a rope_type (or, in older files, a type) names; every key must be one that the type uses."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    original = rope.size("original_max_position_embeddings", context, most=LONGEST)
+    made: Scaling | None
+    if kind == "default":
+        rope.get("factor", None)
+        made = None
+    elif kind == "linear":
+        made = Linear(factor=rope.number("factor"))
+    elif kind == "dynamic":
+        if dim <= 2:
+            raise CheckpointError(f"config.json: rope_type 'dynamic' needs more than {dim} numbers a head")
+        made = DynamicNTK(factor=rope.number("factor"), original=context)
+    elif kind == "llama3":
+        low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+        made = ByWavelength(factor=rope.number("factor"), low=low, high=high, original=original)
+    elif kind == "yarn":
+        optional = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
+        given: dict[str, Any] = {key: rope.number(key) for key in optional if rope.get(key, None) is not None}
+        factor = rope.number("factor", context / original)
+        made = Yarn(factor=factor, original=original, truncate=rope.flag("truncate", True), **given)
+    else:
+        known = ("default", "linear", "dynamic", "llama3", "yarn")
+        raise CheckpointError(f"config.json: rope_type is {kind!r:.40}", did_you_mean(str(kind), known))
+    rope.finish()
+    return made

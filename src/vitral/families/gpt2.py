@@ -10,7 +10,7 @@ from typing import Any
 
 from vitral.errors import CheckpointError
 from vitral.families.assemble import Card, decoder
-from vitral.families.config import Config
+from vitral.families.config import DEEPEST, LONGEST, Config
 from vitral.families.rules import Names, Split, Transposed
 from vitral.nn import Attention, Block, LayerNorm, Learned, Plain, Spec, Sublayer
 
@@ -60,7 +60,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
     d, n_heads = c.size("n_embd"), c.size("n_head")
     if d % n_heads:
         raise CheckpointError(f"config.json: n_embd {d} is not a multiple of n_head {n_heads}")
-    context = c.size("n_positions", 1024)
+    context = c.size("n_positions", 1024, most=LONGEST)
     eps = c.number("layer_norm_epsilon", 1e-5)
     c.only("add_cross_attention", False)
     scale = (d // n_heads) ** -0.5 if c.flag("scale_attn_weights", True) else 1.0
@@ -85,7 +85,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
         )
 
-    blocks = [block(depth) for depth in range(c.size("n_layer"))]
+    blocks = [block(depth) for depth in range(c.size("n_layer", most=DEEPEST))]
     positions = Spec(Learned, n=context, d=d)
     return decoder(c, d=d, blocks=blocks, norm=norm, context=context, positions=positions)
 

@@ -1,7 +1,7 @@
 """LLaMA (Touvron et al. 2023, arXiv:2302.13971): pre-RMSNorm, rotary positions, SwiGLU, no biases.
 
-    x ──┬─ RMSNorm ─ attention(rotary) ─(+)──┬─ RMSNorm ─ SwiGLU ─(+)──▶
-        └────────────────────────────────┘   └────────────────────┘
+x ──┬─ RMSNorm ─ attention(rotary) ─(+)──┬─ RMSNorm ─ SwiGLU ─(+)──▶
+    └────────────────────────────────┘   └────────────────────┘
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitral.families.assemble import Card, decoder, heads
-from vitral.families.config import Config
+from vitral.families.config import DEEPEST, LONGEST, Config
 from vitral.families.rules import Names
 from vitral.nn import Attention, Block, Gated, RMSNorm, Spec, Sublayer
 
@@ -51,7 +51,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
     c = Config(config, "llama")
     d = c.size("hidden_size")
     n_heads, n_kv_heads, head_dim = heads(c, d)
-    context = c.size("max_position_embeddings", 2048)
+    context = c.size("max_position_embeddings", 2048, most=LONGEST)
     eps = c.number("rms_norm_eps", 1e-6)
     bias, ffn_bias = c.flag("attention_bias"), c.flag("mlp_bias")
     c.only("rope_interleaved", False)
@@ -76,7 +76,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
         )
 
-    blocks = [block() for _ in range(c.size("num_hidden_layers"))]
+    blocks = [block() for _ in range(c.size("num_hidden_layers", most=DEEPEST))]
     return decoder(c, d=d, blocks=blocks, norm=norm, context=context)
 
 

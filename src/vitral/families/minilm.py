@@ -1,4 +1,6 @@
-"""MiniLM sentence embedders (arXiv:2002.10957): BERT's body, small, tuned so that a mean over tokens says what a text means."""
+"""MiniLM sentence embedders (arXiv:2002.10957): BERT's body, small, tuned so that a mean over tokens says what a text
+means.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 from vitral.errors import CheckpointError
 from vitral.families import llama1
 from vitral.families.assemble import Card, decoder, heads
-from vitral.families.config import Config
+from vitral.families.config import DEEPEST, LONGEST, Config
 from vitral.nn import Attention, Block, Causal, Gated, Kind, RMSNorm, Spec, Sublayer, Window
 
 CARD = Card(
@@ -25,23 +25,23 @@ CARD = Card(
 )
 MODEL_TYPE = "qwen2"
 NAMES = llama1.NAMES
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def kinds(c: Config, layers: int) -> list[Kind]:
     """The mask kind of each layer: from `layer_types`, or from the older window keys."""
     size = c.get("sliding_window", None)  # read also where it is off: published files carry it
-    if not c.flag("use_sliding_window"):
-        size = None
-    first = c.get("max_window_layers", 28)
-    old = ["sliding_attention" if size is not None and i >= first else "full_attention" for i in range(layers)]
-    types = c.get("layer_types", old)
-    if len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}:
+    first = c.size("max_window_layers", 28, least=0) if c.flag("use_sliding_window") and size is not None else layers
+    c.get("max_window_layers", None)
+    types = c.get("layer_types", ["full_attention"] * min(first, layers) + ["sliding_attention"] * (layers - first))
+    if not isinstance(types, list) or len(types) != layers or any(t not in LAYER_TYPES for t in types):
         raise CheckpointError(
             f"config.json: layer_types is {types!r:.80}",
-            f"It must name full_attention or sliding_attention for each of the {layers} layers",
+            f"It must name {' or '.join(LAYER_TYPES)} for each of {layers} layers",
         )
-    if "sliding_attention" in types:
-        size = size or c.size("sliding_window")
+    if "sliding_attention" not in types:
+        return [Causal()] * layers
+    size = c.size("sliding_window", most=LONGEST)
     return [Window(size) if kind == "sliding_attention" else Causal() for kind in types]
 
 
@@ -50,7 +50,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
     c = Config(config, "qwen2")
     d = c.size("hidden_size")
     n_heads, n_kv_heads, head_dim = heads(c, d)
-    context = c.size("max_position_embeddings", 32768)
+    context = c.size("max_position_embeddings", 32768, most=LONGEST)
     eps = c.number("rms_norm_eps", 1e-6)
     rotary = c.rotary(head_dim, context)
     norm = Spec(RMSNorm, d=d, eps=eps)
@@ -73,7 +73,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
         )
 
-    blocks = [block(kind) for kind in kinds(c, c.size("num_hidden_layers"))]
+    blocks = [block(kind) for kind in kinds(c, c.size("num_hidden_layers", most=DEEPEST))]
     return decoder(c, d=d, blocks=blocks, norm=norm, context=context)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitral.families import llama1, qwen2
 from vitral.families.assemble import Card, decoder, heads
-from vitral.families.config import Config
+from vitral.families.config import DEEPEST, LONGEST, Config
 from vitral.nn import Attention, Block, Gated, Kind, RMSNorm, Spec, Sublayer
 
 CARD = Card(
@@ -36,7 +36,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
     c = Config(config, "qwen3")
     d = c.size("hidden_size")
     n_heads, n_kv_heads, head_dim = heads(c, d)
-    context = c.size("max_position_embeddings", 32768)
+    context = c.size("max_position_embeddings", 32768, most=LONGEST)
     eps = c.number("rms_norm_eps", 1e-6)
     bias = c.flag("attention_bias")
     rotary = c.rotary(head_dim, context)
@@ -63,7 +63,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
         )
 
-    blocks = [block(kind) for kind in qwen2.kinds(c, c.size("num_hidden_layers"))]
+    blocks = [block(kind) for kind in qwen2.kinds(c, c.size("num_hidden_layers", most=DEEPEST))]
     return decoder(c, d=d, blocks=blocks, norm=norm, context=context)
 
 

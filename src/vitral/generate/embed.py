@@ -1,6 +1,6 @@
 """Ids → one vector a text: pool the hidden states, normalise.
 
-    ids [N texts] ─▶ sort by length ─▶ batches ─▶ hidden [B, T, d] ─▶ pool over real tokens ─▶ normalise ─▶ [N, d]
+ids [N texts] ─▶ sort by length ─▶ batches ─▶ hidden [B, T, d] ─▶ pool over real tokens ─▶ normalise ─▶ [N, d]
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Pooling:
     max_tokens: int | None = None
 
     @classmethod
-    def read(cls, modules: Sequence[Mapping[str, Any]], pooling: Mapping[str, Any], sentence: Mapping[str, Any]) -> Pooling:
+    def read(
+        cls, modules: Sequence[Mapping[str, Any]], pooling: Mapping[str, Any], sentence: Mapping[str, Any]
+    ) -> Pooling:
         """From modules.json, 1_Pooling/config.json and sentence_bert_config.json."""
         kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
         if strange := sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"}):
@@ -61,7 +63,9 @@ def embed(model: Model, texts: Sequence[Sequence[int]], pooling: Pooling) -> NDA
         rows = order[start : start + BATCH]
         longest = max(len(texts[i]) for i in rows)
         ids = torch.tensor([list(texts[i]) + [0] * (longest - len(texts[i])) for i in rows], device=device)
-        valid = torch.tensor([[True] * len(texts[i]) + [False] * (longest - len(texts[i])) for i in rows], device=device)
+        valid = torch.tensor(
+            [[True] * len(texts[i]) + [False] * (longest - len(texts[i])) for i in rows], device=device
+        )
         with torch.inference_mode():
             hidden = model.hidden(ids, model.step(ids, valid)).float()
         out[rows] = pool(hidden, valid, pooling.mode).cpu()

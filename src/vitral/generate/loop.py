@@ -98,9 +98,7 @@ class Running:
             text += self.stops.finish()
         self.finished = reason is not None
         candidates = tuple(Candidate(id, tokenizer.token_text(id), logprob) for id, logprob in choice.candidates)
-        return Token(
-            id=choice.id, text=text, logprob=choice.logprob, candidates=candidates, finish_reason=reason
-        )
+        return Token(id=choice.id, text=text, logprob=choice.logprob, candidates=candidates, finish_reason=reason)
 
 
 def run(

@@ -39,15 +39,14 @@ class Sampling:
     frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    """A single string may be given too."""
     candidates: int = 0
     """How many alternatives to report for each new token (log-probabilities before temperature and filters)."""
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        else:
-            object.__setattr__(self, "stop", tuple(self.stop))
+        given: Any = self.stop
+        object.__setattr__(self, "stop", (given,) if isinstance(given, str) else tuple(given))
         if self.max_tokens is not None:
             _whole("max_tokens", self.max_tokens, 1, 2**31)
         _number("temperature", self.temperature, 0.0, 100.0)

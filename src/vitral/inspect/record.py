@@ -4,10 +4,11 @@
         lm.logits(ids)
     seen["stack.blocks.0.attn.mixer.kernel.pattern"]          # [B, H, T, S]
 
-A point is any module that is called in the forward; its name is where it stands in the model. Attention patterns exist only
-in the kernel that writes them out, so the fused kernels of watched patterns are swapped for it inside the context
-(`seen.swapped` says which). Where the fused kernel was really at work, on more than its `few` queries, that changes the
-logits in the last bits of float32; everywhere else, and watching anything else, leaves every bit as it was.
+A point is any module that is called in the forward; its name is where it stands in the model. Attention patterns
+exist only in the kernel that writes them out, so the fused kernels of watched patterns are swapped for it inside the
+context (`seen.swapped` says which). Where the fused kernel was really at work, on more than its `few` queries, that
+changes the logits in the last bits of float32; everywhere else, and watching anything else, leaves every bit as it
+was.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def record(model: nn.Module, *patterns: str) -> Iterator[Recording]:
         watched |= found
     seen = Recording()
     undo = [_swap(model, name, seen) for name in watched if isinstance(_parent(model, name), Fused)]
-    handles = [module.register_forward_hook(_keeper(seen, name)) for name, module in watched.items()]
+    # By name, not by module: a watched kernel may just have been swapped.
+    handles = [model.get_submodule(name).register_forward_hook(_keeper(seen, name)) for name in watched]
     try:
         with torch.compiler.set_stance("force_eager"):
             yield seen

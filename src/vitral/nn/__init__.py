@@ -11,12 +11,13 @@ from vitral.nn.kernel import Eager, Fused, Point
 from vitral.nn.mask import Causal, Full, Kind, Window
 from vitral.nn.model import Model
 from vitral.nn.norm import LayerNorm, OverHeads, RMSNorm
-from vitral.nn.position import DynamicNTK, Linear, ByWavelength, Position, Rotary, Scaling, Yarn
+from vitral.nn.position import ByWavelength, DynamicNTK, Linear, Position, Rotary, Scaling, Yarn
 from vitral.nn.spec import Count, Spec
 from vitral.nn.stack import Stack
 from vitral.nn.step import Step, View, full_step
 
 __all__ = [
+    "GELU",
     "Attention",
     "Block",
     "ByWavelength",
@@ -28,7 +29,6 @@ __all__ = [
     "Embed",
     "Full",
     "Fused",
-    "GELU",
     "GELUTanh",
     "Gated",
     "Head",

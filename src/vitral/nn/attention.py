@@ -1,10 +1,10 @@
 """Attention: the mixer in which tokens look at each other.
 
-    B batch · T query length · S key length · H heads · K key-value heads · D head size
+B batch · T query length · S key length · H heads · K key-value heads · D head size
 
-                 ┌─ q ─ norm ─ encode ──────────── relate ─┐
-    x [B, T, d] ─┼─ k ─ norm ─ encode ─┐                    ├─ kernel ─ o ─▶ [B, T, d]
-                 └─ v ─────────────────┴─ cache ────────────┘
+             ┌─ q ─ norm ─ encode ──────────── relate ─┐
+x [B, T, d] ─┼─ k ─ norm ─ encode ─┐                    ├─ kernel ─ o ─▶ [B, T, d]
+             └─ v ─────────────────┴─ cache ────────────┘
 """
 
 from __future__ import annotations

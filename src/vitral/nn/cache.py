@@ -2,10 +2,10 @@
 
     B rows · K key-value heads · T new tokens · S slots · D head size
 
-`KeyValue` is what one mixer holds: tensors and nothing else. `Cache` is the host's side: how long each row is, where the
-next tokens go, and the step that says so. A row's slots form a ring: the token at position p lives in slot
-p mod capacity, so a sliding window keeps `size + chunk - 1` slots and a full cache simply never wraps. Padding is written to
-one spare row that nobody reads.
+`KeyValue` is what one mixer holds: tensors and nothing else. `Cache` is the host's side: how long each row is, where
+the next tokens go, and the step that says so. A row's slots form a ring: the token at position p lives in slot p mod
+capacity, so a sliding window keeps `size + chunk - 1` slots and a full cache simply never wraps. Padding is written
+to one spare row that nobody reads.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Cache:
         T = valid.shape[1]
         held = torch.tensor(self.lengths)[:, None]
         counts = valid.sum(-1).tolist()
-        if T > self.chunk or max(h + c for h, c in zip(self.lengths, counts, strict=True)) > self.length:
+        if self.chunk < T or max(h + c for h, c in zip(self.lengths, counts, strict=True)) > self.length:
             raise ValueError(f"{T} tokens do not fit a cache of {self.length} taken in pieces of {self.chunk}")
         positions = (held + valid.cumsum(-1) - 1).clamp_min(0)  # [B, T]
         self.lengths = [h + c for h, c in zip(self.lengths, counts, strict=True)]
@@ -123,7 +123,9 @@ class Cache:
             raise ValueError(f"row {row} holds {self.lengths[row]} tokens and cannot be cut to {length}")
         for kind in self.kinds:
             if self.lengths[row] > kind.capacity(self.length, self.chunk) and drop > self.chunk:
-                raise ValueError(f"{kind.name} has overwritten what lay {drop} tokens back; at most {self.chunk} can go")
+                raise ValueError(
+                    f"{kind.name} has overwritten what lay {drop} tokens back; at most {self.chunk} can go"
+                )
         self.lengths[row] = length
 
     def fork(self, rows: Sequence[int]) -> Cache:

@@ -1,6 +1,6 @@
 """Ids → vectors: token table, absolute positions, segments.
 
-    B batch · T length · V vocabulary · d width
+B batch · T length · V vocabulary · d width
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Learned(nn.Module):
 class Sinusoid(nn.Module):
     """sin and cos of the position at wavelengths from 2π to 10000·2π (Vaswani et al. 2017 §3.5).
 
-    Interleaved as the paper has it (sin at even indices, cos at odd ones); `halves=True` puts all sines first, as several
-    published implementations do.
+    Interleaved as the paper has it (sin at even indices, cos at odd ones); `halves=True` puts all sines first, as
+    several published implementations do.
     """
 
     def __init__(self, d: int, halves: bool = False, base: float = 10000.0) -> None:

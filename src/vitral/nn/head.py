@@ -1,6 +1,6 @@
 """Vectors → logits, and vectors → one vector.
 
-    B batch · T length · V vocabulary · d width
+B batch · T length · V vocabulary · d width
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ class Tied(nn.Module):
 
     def __init__(self, table: Table) -> None:
         super().__init__()
+        self.table: Table
         object.__setattr__(self, "table", table)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -24,7 +25,9 @@ class Tied(nn.Module):
 
 
 class Transform(nn.Module):
-    """norm(act(dense(x))): what a masked language model puts between its last block and its vocabulary (arXiv:1810.04805)."""
+    """norm(act(dense(x))): what a masked language model puts between its last block and its vocabulary
+    (arXiv:1810.04805).
+    """
 
     def __init__(self, *, d: int, act: nn.Module, norm: nn.Module) -> None:
         super().__init__()
@@ -72,7 +75,9 @@ class Head(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh(dense(first token)): [B, T, d] → [B, d], a summary of a text (arXiv:1810.04805 §3.1). Padding on the left is stepped over."""
+    """tanh(dense(first token)): [B, T, d] → [B, d], a summary of a text (arXiv:1810.04805 §3.1). Padding on the left
+    is stepped over.
+    """
 
     def __init__(self, d: int) -> None:
         super().__init__()

@@ -12,8 +12,8 @@ from vitral.nn.embed import Table
 def initialise(model: nn.Module, *, std: float = 0.02, seed: int = 0) -> None:
     """Normal(0, std) for every matrix and table, zero for biases; norms keep their neutral start.
 
-    The last matrix of each sublayer is scaled by 1/sqrt(number of sublayers), so that the residual stream's variance does
-    not grow with depth (Radford et al. 2019 §2.3).
+    The last matrix of each sublayer is scaled by 1/sqrt(number of sublayers), so that the residual stream's variance
+    does not grow with depth (Radford et al. 2019 §2.3).
     """
     generator = torch.Generator().manual_seed(seed)
     sublayers = [m for m in model.modules() if isinstance(m, Sublayer)]

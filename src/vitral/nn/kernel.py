@@ -36,7 +36,9 @@ class Eager(nn.Module):
         self.softcap = softcap
         self.pattern = Point()
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
+    ) -> Tensor:
         B, H, T, D = q.shape
         K, S = k.shape[1], k.shape[2]
         scores = (q * scale).reshape(B, K, -1, D) @ k.transpose(-1, -2)  # [B, K, group·T, S]
@@ -58,16 +60,19 @@ class Eager(nn.Module):
 class Fused(Eager):
     """The same attention by `scaled_dot_product_attention`, without the pattern ever in memory.
 
-    Up to `few` queries go through the formula: there the two cost the same on a CPU, and the formula gives the published
-    implementations' numbers bit for bit. Nothing is recorded at `pattern` by the fused path: recording swaps in `eager()`.
+    Up to `few` queries go through the formula: there the two cost the same on a CPU, and the formula gives the
+    published implementations' numbers bit for bit. Nothing is recorded at `pattern` by the fused path: recording
+    swaps in `eager()`.
     """
 
     few = 256
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
+    ) -> Tensor:
         B, H, T, D = q.shape
         K = k.shape[1]
-        if self.softcap is not None or T <= self.few:
+        if self.softcap is not None or self.few >= T:
             return super().forward(q, k, v, mask, bias, scale)
         if bias is not None:
             mask = bias.to(q.dtype) if mask is None else bias.to(q.dtype) + mask

@@ -2,7 +2,8 @@
 
     B batch · T query length · S key length
 
-A kind sits on a mixer and is compared by value; the step holds one view per kind, so thirty causal layers share one mask.
+A kind sits on a mixer and is compared by value; the step holds one view per kind, so thirty causal layers share one
+mask.
 """
 
 from __future__ import annotations

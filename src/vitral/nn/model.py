@@ -1,6 +1,6 @@
 """The whole forward, for training, serving and looking: ids → embed → stack → head → logits.
 
-    B batch · T length · V vocabulary · d width
+B batch · T length · V vocabulary · d width
 """
 
 from __future__ import annotations
@@ -66,9 +66,15 @@ class Model(nn.Module):
 
     def new_cache(self, rows: int, length: int, *, chunk: int = 512, dtype: torch.dtype | None = None) -> Cache:
         """An empty cache for `rows` sequences of at most `length` tokens, fed at most `chunk` at a time."""
-        device = next(self.parameters()).device
-        options = {"rows": rows, "length": length, "chunk": chunk, "dtype": dtype or self.dtype, "device": device}
-        return Cache(self.stack.new_cache, self.stack.kinds, **options)
+        return Cache(
+            self.stack.new_cache,
+            self.stack.kinds,
+            rows=rows,
+            length=length,
+            chunk=chunk,
+            dtype=dtype or self.dtype,
+            device=next(self.parameters()).device,
+        )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,6 +1,6 @@
 """The stack of blocks and the position parts they share.
 
-    B batch · T length · d width
+B batch · T length · d width
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from vitral.nn.step import Ready, Step
 class Stack(Mixer):
     """x [B, T, d] through the blocks, then the last norm.
 
-    The list is explicit: one block a layer, and a block that stands in it twice is run twice (with its own cache each time).
-    Position parts that layers share get one name here, `shared.0`, and are prepared once per forward.
+    The list is explicit: one block a layer, and a block that stands in it twice is run twice (with its own cache each
+    time). Position parts that layers share get one name here, `shared.0`, and are prepared once per forward.
     """
 
     def __init__(self, blocks: Sequence[Mixer], *, norm: nn.Module | None = None) -> None:
@@ -43,7 +43,8 @@ class Stack(Mixer):
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The mask kinds in use, each once, in the order of the layers."""
-        return tuple(dict.fromkeys(m.kind for m in self.blocks.modules() if isinstance(getattr(m, "kind", None), Kind)))
+        found = (getattr(module, "kind", None) for module in self.blocks.modules())
+        return tuple(dict.fromkeys(kind for kind in found if isinstance(kind, Kind)))
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         step = replace(step, ready=self.prepare(step))

@@ -180,7 +180,9 @@ def _message(message: Any, place: int) -> dict[str, Any]:
     if not isinstance(role, str) or not role:
         raise VitralError(f"{field}.role is {role!r:.40}", "Give system, user, assistant or tool", param=field)
     if content is not None and not isinstance(content, str | list | tuple):
-        raise VitralError(f"{field}.content is a {type(content).__name__}", "Give text, or a list of parts", param=field)
+        raise VitralError(
+            f"{field}.content is a {type(content).__name__}", "Give text, or a list of parts", param=field
+        )
     reasoning = next((message[name] for name in _REASONING if message.get(name) is not None), None)
     if reasoning is None:
         return dict(message)

@@ -32,8 +32,10 @@ def _undecodable(show: Callable[[bytes], str]) -> Callable[[UnicodeError], tuple
     return handle
 
 
-codecs.register_error("vitral.each", _undecodable(lambda stray: "\ufffd" * len(stray)))
-codecs.register_error("vitral.show", _undecodable(lambda stray: "".join(f"<0x{byte:02X}>" for byte in stray)))
+EACH_BYTE, SHOW_BYTES = "vitral.each", "vitral.show"
+"""How undecodable bytes come out (`errors=` of `bytes.decode`): each as U+FFFD, or as `<0xE2>`."""
+codecs.register_error(EACH_BYTE, _undecodable(lambda stray: "\ufffd" * len(stray)))
+codecs.register_error(SHOW_BYTES, _undecodable(lambda stray: "".join(f"<0x{byte:02X}>" for byte in stray)))
 
 
 class Stage(Protocol):
@@ -185,7 +187,7 @@ def _stage(row: dict[str, Any], errors: str | None, fused: bool) -> Stage | None
     if kind == "ByteLevel":
         return _ByteLevel(errors or "replace")
     if kind == "ByteFallback":
-        return _ByteFallback(errors or "vitral.each")
+        return _ByteFallback(errors or EACH_BYTE)
     if kind == "Strip":
         character, start, stop = row["content"], row["start"], row["stop"]
         if fused:

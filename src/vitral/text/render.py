@@ -97,7 +97,9 @@ class Renderer:
         try:
             self._ask(b"", START_DEADLINE)
         except _Killed as error:
-            raise VitralError(f"the chat-template worker did not start ({error})", "Check that Python can run") from None
+            raise VitralError(
+                f"the chat-template worker did not start ({error})", "Check that Python can run"
+            ) from None
 
     def _ask(self, request: bytes, deadline: float) -> dict[str, Any]:
         """One message out (none when empty) and one back. A timer, not a poll, so that it works on every system."""

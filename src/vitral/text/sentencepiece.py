@@ -78,9 +78,7 @@ def read(model: str | Path | bytes) -> tuple[Core, dict[str, Any], Charsmap | No
     return build(pieces, name, begin=role == "bos", end=role == "eos")
 
 
-def build(
-    pieces: Pieces, source: str, *, begin: bool, end: bool
-) -> tuple[Core, dict[str, Any], Charsmap | None]:
+def build(pieces: Pieces, source: str, *, begin: bool, end: bool) -> tuple[Core, dict[str, Any], Charsmap | None]:
     """The `tokenizers` object of a SentencePiece vocabulary, its configuration and its normalisation rules.
 
     `begin`, `end`: BOS and EOS go around each text. The rules are applied before the object is called.
@@ -115,7 +113,9 @@ def _model(pieces: Pieces, source: str) -> models.Model:
     unk = pieces.roles.get("unk")
     if pieces.unigram:
         return models.Unigram(
-            list(zip(pieces.pieces, _unigram_scores(pieces), strict=True)), unk_id=unk, byte_fallback=pieces.byte_fallback
+            list(zip(pieces.pieces, _unigram_scores(pieces), strict=True)),
+            unk_id=unk,
+            byte_fallback=pieces.byte_fallback,
         )
     mergeable = pieces.of_kind(Kind.NORMAL)
     order = sorted(mergeable, key=lambda id: (-pieces.scores[id], id))

@@ -82,7 +82,9 @@ def read(
     known = _PUBLISHED.get(len(ranks))
     if pattern is None:
         if known is None:
-            raise VitralError(f"{path} is no published rank file ({len(ranks)} ranks)", "Give pattern=", param="pattern")
+            raise VitralError(
+                f"{path} is no published rank file ({len(ranks)} ranks)", "Give pattern=", param="pattern"
+            )
         pattern = known.pattern
     if specials is None:
         specials = known.specials if known else {}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer as Core
 
 from vitral.errors import VitralError
-from vitral.text.decode import IncrementalDecoder, stages
+from vitral.text.decode import SHOW_BYTES, IncrementalDecoder, stages
 from vitral.text.special import SpecialTokens, named_tokens, register, role_ids
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ class Tokenizer:
         charsmap: normalisation rules that come before those of `core`.
     """
 
-    def __init__(
-        self, core: Core, config: Mapping[str, Any] | None = None, charsmap: Charsmap | None = None
-    ) -> None:
+    def __init__(self, core: Core, config: Mapping[str, Any] | None = None, charsmap: Charsmap | None = None) -> None:
         core.no_truncation()  # a file may carry the limits of its training run; nothing is ever cut here
         core.no_padding()
         self.config: dict[str, Any] = dict(config or {})
@@ -113,8 +111,7 @@ class Tokenizer:
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
         """Ids and segment ids (0 and 1) of two texts in one input, as BERT reads them."""
         core = self._core
-        if self._charsmap is not None:
-            first, second = self._charsmap(first), self._charsmap(second)
+        first, second = self._mapped(first), self._mapped(second)
         for text in (first, second):
             if self._special.leaked(self._raw_ids(core, text), text):
                 core = self._strict()
@@ -122,14 +119,21 @@ class Tokenizer:
         return encoding.ids, encoding.type_ids
 
     def _encode_plain(self, text: str) -> list[int]:
-        if self._charsmap is not None:
-            text = self._charsmap(text)
+        text = self._mapped(text)
         ids = self._raw_ids(self._core, text)
         if self._special.leaked(ids, text):
             ids = self._raw_ids(self._strict(), text)
             if self._special.leaked(ids, text):
                 raise VitralError("the text spells a special token in a way that cannot be told apart", "Reword it")
         return ids
+
+    def _mapped(self, text: str) -> str:
+        if self._charsmap is None:
+            return text
+        try:
+            return self._charsmap(text)
+        except (TypeError, UnicodeEncodeError):
+            raise _not_text(text) from None
 
     @staticmethod
     def _raw_ids(core: Core, text: str) -> list[int]:
@@ -179,7 +183,7 @@ class Tokenizer:
         piece = self.token(id)
         if id in self.special_ids or not piece:
             return piece
-        decoder = IncrementalDecoder(self._piece, stages(self._decoder, errors="vitral.show"))
+        decoder = IncrementalDecoder(self._piece, stages(self._decoder, errors=SHOW_BYTES))
         before = decoder.push_piece("a")
         return (before + decoder.push_piece(piece) + decoder.finish())[1:]
 
@@ -210,9 +214,9 @@ class Tokenizer:
 
     def explain(self, text: str) -> Explained:
         """How `text` becomes ids, step by step."""
-        from vitral.text.explain import explain
+        from vitral.text.explain import Explainer
 
-        return explain(self, self._core, text)
+        return Explainer(self, self._core, self._charsmap).explain(text)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -284,5 +288,3 @@ def _not_text(text: Any) -> VitralError:
         return VitralError(f"text is a {type(text).__name__}", "Give a string")
     place = next(place for place, character in enumerate(text) if 0xD800 <= ord(character) < 0xE000)
     return VitralError(f"text is not valid UTF-8 (a lone surrogate at character {place})", "Re-encode it as UTF-8")
-
-

@@ -179,7 +179,7 @@ class HfView:
 
     def __init__(self, file: GGUFFile) -> None:
         self.file = file
-        self.metadata = file.metadata
+        self.metadata: Mapping[str, Any] = file.metadata
         table = gguf_names.TABLES[architecture(file.metadata)]
         self._rows: dict[str, tuple[str, gguf_names.Op]] = {}
         factors = None

@@ -24,6 +24,7 @@ from vitral.weights.packages import Member
 
 ALLOWED = (".safetensors", ".json", ".model", ".txt", ".jinja", ".gguf", ".tiktoken")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".pkl")
+_NOT_SMALL = (".safetensors", ".gguf", ".bin.index.json")
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(:[\w.-]{1,200}\.gguf)?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -171,10 +172,10 @@ def _choose(repo: str, held: dict[str, Any], file: str) -> list[Any]:
 
 def _is_small(name: str) -> bool:
     """Whether a file belongs beside the weights: configuration and tokenizer at the top, or a sentence encoder's."""
-    folder, _, base = name.rpartition("/")
-    if not is_plain_name(base) or not base.endswith(ALLOWED) or base.endswith((".safetensors", ".gguf")):
+    folder, slash, base = name.rpartition("/")
+    if not is_plain_name(base) or not base.endswith(ALLOWED) or base.endswith(_NOT_SMALL):
         return False
-    return not folder or bool(re.fullmatch(r"\d+_[A-Za-z]+", folder))
+    return not slash or bool(re.fullmatch(r"\d+_[A-Za-z]+", folder))
 
 
 def _remote_of(repo: str, commit: str, entry: Any) -> Remote:

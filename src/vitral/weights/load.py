@@ -21,7 +21,8 @@ from vitral.nn import Model, Spec
 from vitral.weights.gguf import GGUFFile
 from vitral.weights.gguf_config import HfView
 from vitral.weights.names import match
-from vitral.weights.safetensors import SafetensorsFolder, TensorSource, parse_json
+from vitral.weights.safetensors import SafetensorsFolder, TensorSource
+from vitral.weights.safetensors_header import parse_json
 
 DTYPES = {
     "float32": torch.float32,
@@ -119,7 +120,8 @@ def fill(
         shape = entry.shape([tuple(parameters[name].shape) for name in entry.parameters])
         if source.shape(entry.file) != shape:
             raise CheckpointError(
-                f"{folder}: {entry.file!r} has shape {list(source.shape(entry.file))}, the config makes it {list(shape)}",
+                f"{folder}: {entry.file!r} has shape {list(source.shape(entry.file))}, "
+                f"the config makes it {list(shape)}",
                 "The config and the tensors must describe the same model",
             )
     for repeat, original in found.repeats:

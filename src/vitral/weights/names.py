@@ -1,7 +1,7 @@
 """Matching the tensors of a file with the parameters of a model, in both directions, each exactly once.
 
-The rules are data (`families/rules.py`); this is their one interpreter. What a file has and the model has not, or the other
-way round, is an error that names the tensor.
+The rules are data (`families/rules.py`); this is their one interpreter. What a file has and the model has not, or the
+other way round, is an error that names the tensor.
 """
 
 from __future__ import annotations
