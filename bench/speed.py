@@ -2,7 +2,7 @@
 
     python bench/speed.py [MODEL]          default: smollm2-135m-instruct, in float32
 
-Medians of a few runs in this process. A shared machine moves them by a half: to compare two versions, run them in turns.
+Medians of a few runs in this process. A shared machine moves them by a half, so compare two versions in turns.
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +23,7 @@ def house(tmp_path: Path) -> Path:
     files = {
         "src/vitral/families/__init__.py": "",
         "src/vitral/families/llama3.py": FAMILY,
-        "src/vitral/nn/ffn.py": '"""Gated FFN (Llama, arXiv:2302.13971)."""\n\n\nclass Gated:  # as in llama\n    pass\n',
+        "src/vitral/nn/ffn.py": '"""Gated FFN (Llama, arXiv:2302.13971)."""\n\n\nclass Gated:  # llama\n    pass\n',
         "README.md": README,
         "README.pt-BR.md": README.replace("# A", "# Um").replace("## B", "## Dois"),
         "docs/index.md": "# Pages\n\nSee `src/vitral` and ~/.cache.\n",
@@ -90,3 +94,29 @@ def test_the_ceilings_themselves_are_allowed(house: Path) -> None:
     (house / "src/vitral/nn/ffn.py").write_text("x = 1\n" * 400)
     (house / "src/vitral/nn/norm.py").write_text("def f():\n" + "    x = 1\n" * 59)
     assert alarms.main(house) == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("nn/ffn.py", "import vitral.weights.load", "the rooms lie in layers BROKEN"),
+        ("generate/sample.py", "import vitral.inspect.record", "the rooms lie in layers BROKEN"),
+        ("nn/ffn.py", "import os", "the model knows no environment, no tokenizer and no launcher BROKEN"),
+        ("text/chat.py", "import torch", "text and errors do without torch BROKEN"),
+        ("weights/save.py", "import transformers", "the references stay in the tests BROKEN"),
+        ("cli/show.py", "import fastapi", "only serve knows the web BROKEN"),
+    ],
+)
+def test_the_layers_ring(tmp_path: Path, file: str, line: str, contract: str) -> None:
+    """import-linter with our contracts, on a copy of the source with one import too many."""
+    pytest.importorskip("importlinter", reason="needs import-linter (the dev extra)")
+    root = Path(__file__).parent.parent
+    shutil.copytree(root / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "page"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    wrong = tmp_path / "src/vitral" / file
+    wrong.write_text(wrong.read_text("utf-8") + f"\n{line}\n", "utf-8")
+    code = "import sys; from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and contract in done.stdout, done.stdout + done.stderr

@@ -55,10 +55,9 @@ def test_connections_that_misbehave(monkeypatch: pytest.MonkeyPatch) -> None:
         huge = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\n"
         with contextlib.suppress(ConnectionError):  # it may close while we are still sending
             assert b" 400 " in exchange(url, huge)
-        started = time.monotonic()
-        with contextlib.suppress(ConnectionResetError):
-            assert exchange(url, b"GET /health HT") == b""
-        assert time.monotonic() - started < 3
+        for silent in (b"", b"GET /health HT"):
+            with contextlib.suppress(ConnectionResetError):  # but no TimeoutError: the server gives up first
+                assert exchange(url, silent) == b""
         assert httpx.get(f"{url}/health").status_code == 200
 
 

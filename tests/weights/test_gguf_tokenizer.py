@@ -84,7 +84,7 @@ def test_sentencepiece_scores_keep_the_order_of_the_merges() -> None:
         first.setdefault(merge.replace(" ", ""), score[merge.replace(" ", "")])
     ranked = list(first.values())
     assert ranked == sorted(ranked, reverse=True)
-    assert len(set(ranked)) == len(ranked) > 30000
+    assert len(set(ranked)) == len(ranked) > 29000
 
 
 def test_wordpiece_marks_the_start_instead_of_the_continuation() -> None:

@@ -1,7 +1,7 @@
 """Our GGUF files in llama.cpp itself: the same ids for the same text, the same log-probabilities for the same ids.
 
 Runs where `llama-cpp-python` is installed (it is built from source, so it is no ordinary test dependency). llama.cpp
-keeps its cache in float16, hence the bound of 2e-3; a wrong permutation, transposition or scaling is off by whole units.
+keeps its cache in float16, hence the bound of 2e-3; a wrong permutation or transposition is off by whole units.
 """
 
 from __future__ import annotations
@@ -41,9 +41,13 @@ DECODERS: dict[str, tuple[str, Any, dict[str, Any], dict[str, int]]] = {
     "llama, SentencePiece, own head": (
         "wordllama", transformers.LlamaConfig, {**SIZES, "tie_word_embeddings": False}, {"bos": 1, "eos": 2, "unk": 0},
     ),
-    "llama 3": ("llama3", transformers.LlamaConfig, {**SIZES, "rope_parameters": LLAMA3}, {"bos": 128000, "eos": 128001}),
+    "llama 3": (
+        "llama3", transformers.LlamaConfig, {**SIZES, "rope_parameters": LLAMA3}, {"bos": 128000, "eos": 128001},
+    ),
     "qwen2": ("qwen3", transformers.Qwen2Config, SIZES, {"eos": 151645}),
-    "qwen3, YaRN": ("qwen3", transformers.Qwen3Config, {**SIZES, "head_dim": 32, "rope_parameters": YARN}, {"eos": 151645}),
+    "qwen3, YaRN": (
+        "qwen3", transformers.Qwen3Config, {**SIZES, "head_dim": 32, "rope_parameters": YARN}, {"eos": 151645},
+    ),
     "gpt2": ("gpt2", transformers.GPT2Config, {"n_embd": 64, "n_layer": 2, "n_head": 4}, {"bos": 50256, "eos": 50256}),
 }  # fmt: skip
 

@@ -92,7 +92,9 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         # torch's first sentence says what is missing; the rest is advice on rebuilding torch
         cause = str(error).splitlines()[0].partition(". ")[0][:120]
-        raise VitralError(f"device {device!r:.40} is not usable: {cause}", "See: vitral doctor", param="device") from None
+        raise VitralError(
+            f"device {device!r:.40} is not usable: {cause}", "See: vitral doctor", param="device"
+        ) from None
 
 
 def console() -> Console:

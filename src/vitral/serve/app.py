@@ -87,7 +87,7 @@ def _add_errors(app: FastAPI) -> None:
     async def answer(request: Request, fault: Exception) -> Response:
         reply = refusal(fault)
         if type(fault) is HTTPException and fault.status_code in (404, 405):
-            reply = reply
+            reply = _no_route(app, request, fault)
         return reply.response()
 
     for kind in (HTTPException, RequestValidationError, VitralError):

@@ -48,9 +48,7 @@ class LanguageModel(Protocol):
     @property
     def chat(self) -> object | None: ...
     def encode_prompt(self, prompt: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]: ...
-    def stream(
-        self, prompt: list[dict[str, Any]], *, tools: list[dict[str, Any]] | None, sampling: Sampling
-    ) -> Iterator[Token]: ...
+    def stream(self, prompt: list[int], *, sampling: Sampling) -> Iterator[Token]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +208,7 @@ class Engine:
         request, lm = ticket.request, ticket.request.lm
         ids = lm.encode_prompt(request.messages, tools=request.tools)
         ticket.push(Prompt(ids=tuple(ids), text=lm.tokenizer.decode(ids, skip_special=False)))
-        stream = lm.stream(request.messages, tools=request.tools, sampling=request.sampling)
+        stream = lm.stream(ids, sampling=request.sampling)
         with contextlib.closing(stream):  # type: ignore[type-var]
             for token in stream:
                 if ticket.cancelled:

@@ -9,6 +9,7 @@ SentencePiece reads it.
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 import struct
 from collections.abc import Collection
@@ -24,8 +25,8 @@ class Charsmap:
     """The rules, and a search that passes over text that no rule touches. Calling it is linear in the text.
 
     Layout of the bytes: the trie's size in bytes as uint32, its units (uint32 each), then the replacements, each ended
-    by a 0 byte. In a unit, bit 31 marks a leaf whose lower bits are the replacement's place; else bits 0-7 are the label,
-    bit 8 says that a leaf follows, and bits 10-30 are the way to the children (times 256 where bit 9 is set).
+    by a 0 byte. In a unit, bit 31 marks a leaf whose lower bits are the replacement's place; else bits 0-7 are the
+    label, bit 8 says that a leaf follows, and bits 10-30 are the way to the children (times 256 where bit 9 is set).
 
     Args:
         compiled: the bytes in `NormalizerSpec.precompiled_charsmap`.
@@ -48,9 +49,7 @@ class Charsmap:
     def __call__(self, text: str) -> str:
         """`text` with the rules applied."""
         singles = [character for character in set(text) if self._follow(character)[1] is not None]
-        pairs = [
-            first + second for first, second in set(zip(text, text[1:], strict=False)) if self._lives(first, second)
-        ]
+        pairs = [first + second for first, second in set(itertools.pairwise(text)) if self._lives(first, second)]
         if not singles and not pairs:
             return text
         candidate = re.compile("|".join((*map(re.escape, (*pairs, *singles)), self._kept.pattern)))

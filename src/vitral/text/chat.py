@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from vitral.errors import VitralError, did_you_mean
@@ -18,8 +19,11 @@ from vitral.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 OPTIONS = frozenset(
-    "builtin_tools custom_tools date_string documents enable_thinking keep_past_thinking model_identity python_tools "
-    "reasoning_effort thinking thinking_budget tools_in_user_message xml_tools".split()
+    {
+        *("builtin_tools", "custom_tools", "python_tools", "xml_tools", "tools_in_user_message"),
+        *("enable_thinking", "keep_past_thinking", "reasoning_effort", "thinking", "thinking_budget"),
+        *("date_string", "documents", "model_identity"),
+    }
 )
 """What may be handed to a template besides the messages. All else is refused, `tokenize` and `chat_template` first."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -123,20 +127,16 @@ def encode_chat(
 
     Arguments and errors are those of `ChatTemplate.render`. No BOS is added: templates write their own.
     """
-    marker = _marker(tokenizer)
+    marker = _marker(tokenizer.control_tokens)
     text, mark = template.render_marked(
         marker, messages, tools=tools, add_generation_prompt=add_generation_prompt, **options
     )
     return tokenizer.encode_marked(text, mark)
 
 
-def _marker(tokenizer: Tokenizer) -> Marker:
-    """One marker a tokenizer, made when it is first needed."""
-    marker = getattr(tokenizer, "_marker", None)
-    if marker is None:
-        marker = Marker(tokenizer.control_tokens)
-        tokenizer._marker = marker
-    return marker
+@lru_cache(maxsize=16)
+def _marker(specials: frozenset[str]) -> Marker:
+    return Marker(specials)
 
 
 def _plain(messages: Any, tools: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -209,9 +209,10 @@ def _stage(row: dict[str, Any], errors: str | None, fused: bool) -> Stage | None
 
 
 def stages(decoder: dict[str, Any] | None, errors: str | None = None) -> list[Stage]:
-    """The machines of a decoder as tokenizer.json writes it. `errors` says how undecodable bytes show, if not as U+FFFD.
+    """The machines of a decoder as tokenizer.json writes it.
 
-    Without a decoder the pieces are words and stand apart by spaces.
+    `errors` says how undecodable bytes show, if not as U+FFFD. Without a decoder the pieces are words, and spaces stand
+    between them.
     """
     if decoder is None:
         return [_First(str, lambda piece: f" {piece}")]

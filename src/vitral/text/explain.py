@@ -164,6 +164,7 @@ class Explainer:
 
     def _added(self, content: str) -> Word:
         id = self._core.token_to_id(content)
+        assert id is not None
         step = Step(kind="whole", left=content)
         return Word(text=content, spelling=content, steps=(step,), pieces=(content,), ids=(id,))
 

@@ -1,6 +1,6 @@
 """A tokenizer in a model folder: which files count, and how they are written back.
 
-tokenizer.json comes first, since it is complete; then SentencePiece, tiktoken and Tekken files, then GPT-2's and BERT's.
+tokenizer.json comes first, since it is complete; then SentencePiece, rank files, and those of GPT-2 and BERT.
 """
 
 from __future__ import annotations

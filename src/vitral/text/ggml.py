@@ -6,6 +6,7 @@ SentencePiece BPE by scores, "t5" SentencePiece Unigram, "bert" WordPiece. Absen
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -109,8 +110,7 @@ def _vocabulary(fields: _Fields) -> tuple[list[str], list[int]]:
     if len(kinds) != len(tokens):
         raise CheckpointError(f"tokenizer.ggml.token_type has {len(kinds)} of {len(tokens)} rows", "It is damaged")
     if len(set(tokens)) != len(tokens):
-        seen: set[str] = set()
-        twice = next(token for token in tokens if token in seen or seen.add(token))
+        twice = Counter(tokens).most_common(1)[0][0]
         raise CheckpointError(f"tokenizer.ggml.tokens holds {twice!r} twice", "The file is damaged")
     return tokens, kinds
 

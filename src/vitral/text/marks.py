@@ -9,6 +9,7 @@ that trim, split or compare them see just what was typed.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Collection
@@ -20,7 +21,10 @@ _PRIVATE_USE = range(0xE000, 0xF900)
 _GENERIC = "<[{(/|"  # characters with which ordinary markup begins too
 _FREE_NAMES = ("arguments", "properties")  # objects whose field names the user chose
 _USUAL_ROLES = frozenset(
-    "system developer user assistant tool function model ipython environment observation documents context".split()
+    {
+        *("system", "developer", "user", "assistant", "model", "tool", "function", "ipython"),
+        *("environment", "observation", "documents", "context"),
+    }
 )
 
 
@@ -68,7 +72,7 @@ class Marker:
         if not places:
             return text
         cuts = [0, *sorted(places), len(text)]
-        return mark.join(text[left:right] for left, right in zip(cuts, cuts[1:], strict=False))
+        return mark.join(text[left:right] for left, right in itertools.pairwise(cuts))
 
 
 def _is_keyword(key: str, word: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -84,10 +85,10 @@ def build(pieces: Pieces, source: str, *, begin: bool, end: bool) -> tuple[Core,
     `begin`, `end`: BOS and EOS go around each text. The rules are applied before the object is called.
     """
     if len(set(pieces.pieces)) != len(pieces.pieces):
-        twice = next(piece for place, piece in enumerate(pieces.pieces) if piece in pieces.pieces[:place])
+        twice = Counter(pieces.pieces).most_common(1)[0][0]
         raise CheckpointError(f"{source} holds the piece {twice!r} twice", "Fetch the file again")
     core = Core(_model(pieces, source))
-    steps = []
+    steps: list[normalizers.Normalizer] = []
     if pieces.remove_extra_whitespaces:
         # At the end SentencePiece takes ▁ that was typed for a space; the lookbehind keeps the search linear.
         steps += [normalizers.Replace(Regex(r"\A +|(?<![ ▁])[ ▁]+\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]

@@ -129,7 +129,7 @@ class SpecialTokens:
         spellings = sorted(self.id_of, key=len, reverse=True)  # an alternation takes the first that fits
         self._pattern = "|".join(map(re.escape, spellings)) or r"(?!)"
         self._any = re.compile(self._pattern)
-        self._unk = None if unk_id is None else (unk_id, core.id_to_token(unk_id))
+        self._unk = None if unk_id is None else (unk_id, core.id_to_token(unk_id) or "")
         self._refused = (self.ids | self.unflagged) - {unk_id}
 
     @staticmethod

@@ -67,6 +67,17 @@ _PUBLISHED: dict[int, Published] = {  # by number of ranks
         roles={"eos": _END, "pad": _END},
     ),
 }
+_TEKKEN: list[dict[str, Any]] = [
+    {"rank": rank, "token_str": name}
+    for rank, name in enumerate(
+        (
+            *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
+            *("[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]"),
+            *("[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"),
+        )
+    )
+]
+"""The special tokens that tekken.json leaves out in its earlier versions."""
 
 
 def read(
@@ -105,7 +116,7 @@ def read_tekken(path: Path) -> tuple[Core, dict[str, Any]]:
         rows = spec["vocab"][: count - shift]
         ranks = {base64.b64decode(row["token_bytes"], validate=True): shift + int(row["rank"]) for row in rows}
         pattern = str(config["pattern"])
-        listed = {int(row["rank"]): str(row["token_str"]) for row in spec.get("special_tokens") or _TEKKEN}
+        listed = {int(row["rank"]): row["token_str"] for row in spec.get("special_tokens") or _TEKKEN}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is no tekken.json ({error!r})", "Fetch the file again") from error
     names = {id: listed.get(id, f"<SPECIAL_{id}>") for id in range(shift)}
@@ -114,21 +125,8 @@ def read_tekken(path: Path) -> tuple[Core, dict[str, Any]]:
     return core, {"unk_token": names[0], "bos_token": names[1], "eos_token": names[2]}
 
 
-# What tekken.json leaves out in its first version (2407): Mistral's first special tokens.
-_TEKKEN = [
-    {"rank": rank, "token_str": name}
-    for rank, name in enumerate(
-        (
-            *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
-            *("[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]"),
-            *("[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"),
-        )
-    )
-]
-
-
 def _build(ranks: Mapping[bytes, int], pattern: str, specials: Mapping[str, int], source: str) -> Core:
-    """A byte-level BPE with the ranks as ids. Ids that nothing holds become unused pieces: the library numbers by order."""
+    """A byte-level BPE with the ranks as ids. Ids that nothing holds become unused pieces, as the library wants."""
     pieces = {spell(data): rank for data, rank in ranks.items()}
     merges = all_splits(pieces.items())
     for name, id in specials.items():

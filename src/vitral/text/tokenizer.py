@@ -53,6 +53,8 @@ class Tokenizer:
         self.vocab_size: int = self._special.size
         """Number of ids, added tokens included."""
         self.special_ids: frozenset[int] = self._special.ids
+        self.control_tokens: frozenset[str] = frozenset(self._special.id_of)
+        """The spellings that text from outside can never turn into: special tokens, and markers spelt `<|…|>`."""
         self.chat_templates: dict[str, str] = _chat_templates(self.config.get("chat_template"))
         length = self.config.get("model_max_length")
         self.model_max_length: int | None = int(length) if isinstance(length, int) and 0 < length < _NO_LIMIT else None
@@ -69,11 +71,6 @@ class Tokenizer:
     def chat_template(self) -> str | None:
         """The default chat template's source; None for a base model."""
         return self.chat_templates.get("default")
-
-    @property
-    def control_tokens(self) -> frozenset[str]:
-        """The spellings that text from outside may never turn into: special tokens and markers spelt `<|…|>`."""
-        return frozenset(self._special.id_of)
 
     @property
     def named_tokens(self) -> dict[str, str]:

@@ -136,19 +136,29 @@ def _continuations(core: Core, source: Iterable[str | Path]) -> list[str]:
 
 
 def _settled(model: models.Model, fixed: int) -> models.Model:
-    """A Unigram with rounded scores, best first: sums over a hash table differ in the last digits from run to run."""
+    """The same Unigram whatever the run: two things in it depend on the order of a hash table.
+
+    Sums of scores differ in their last digits, so scores are rounded. Letters that were pruned come back at the end of
+    the list, each at most 0.0001 less likely than the one before; these are sorted.
+    """
     spec = json.loads(model.__getstate__())
-    rows = [(piece, round(score, 6)) for piece, score in spec["vocab"]]
-    rows[fixed:] = sorted(rows[fixed:], key=lambda row: (-row[1], row[0]))
-    return models.Unigram(rows, unk_id=spec["unk_id"], byte_fallback=False)
+    rows = sorted(spec["vocab"][fixed:], key=lambda row: -row[1])
+    tail = len(rows) - 1
+    while tail > 0 and len(rows[tail - 1][0]) == 1 and rows[tail - 1][1] - rows[tail][1] < 1.01e-4:
+        tail -= 1
+    letters = sorted(piece for piece, _ in rows[tail:])
+    settled = rows[:tail] + [[letter, score] for letter, (_, score) in zip(letters, rows[tail:], strict=True)]
+    rounded = sorted(((piece, round(score, 6)) for piece, score in settled), key=lambda row: (-row[1], row[0]))
+    head = [(piece, score) for piece, score in spec["vocab"][:fixed]]
+    return models.Unigram(head + rounded, unk_id=spec["unk_id"], byte_fallback=False)
 
 
 def _set_frame(kind: str, core: Core) -> None:
-    ids = {role: core.token_to_id(name) for role, name in ROLES[kind].items()}
+    ids = core.get_vocab()
     if kind == "wordpiece":
-        set_bert_frame(core, ids["cls"], ids["sep"])
+        set_bert_frame(core, ids[ROLES[kind]["cls"]], ids[ROLES[kind]["sep"]])
     elif kind == "unigram":
-        set_frame(core, after=[ids["eos"]])
+        set_frame(core, after=[ids[ROLES[kind]["eos"]]])
 
 
 class _Seen:
