@@ -41,17 +41,17 @@ def families_page() -> str:
     lines = [
         "# The families",
         "",
-        "Written by `make docs` from `src/vitral/families/`. Parameters are counted on the model that the preset builds.",
+        "Written by `make docs` from `src/vitral/families/`; parameters are counted on what each preset builds.",
         "",
         "| family | year | from | kind | what it brought | source | presets |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in families():
         card = family(name).CARD
-        sizes = ", ".join(f"`{preset}` ({human_count(spec(f'{name}/{preset}').count().total)})" for preset in presets(name))
-        lines.append(
-            f"| `{name}` {card.title} | {card.year} | {card.org} | {card.kind} | {card.idea} | {card.source} | {sizes} |"
-        )
+        counts = {preset: spec(f"{name}/{preset}").count().total for preset in presets(name)}
+        sizes = ", ".join(f"`{preset}` ({human_count(total)})" for preset, total in counts.items())
+        cells = (f"`{name}` {card.title}", str(card.year), card.org, card.kind, card.idea, card.source, sizes)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

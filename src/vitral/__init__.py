@@ -13,7 +13,6 @@ __version__ = "0.1.0"
 _HOME = {
     "load": "vitral.lm",
     "LanguageModel": "vitral.lm",
-    "families": "vitral.families",
     "presets": "vitral.families",
     "spec": "vitral.families",
     "record": "vitral.inspect.record",
@@ -21,11 +20,11 @@ _HOME = {
     "Sampling": "vitral.generate.request",
     "VitralError": "vitral.errors",
 }
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", "families", *sorted(_HOME)]
 
 if TYPE_CHECKING:
     from vitral.errors import VitralError as VitralError
-    from vitral.families import families as families
+    from vitral import families as families
     from vitral.families import presets as presets
     from vitral.families import spec as spec
     from vitral.generate.request import Sampling as Sampling
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "families":  # the room itself, which lists its names when called
+        return importlib.import_module("vitral.families")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'vitral' has no attribute {name!r}")

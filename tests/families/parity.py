@@ -2,8 +2,8 @@
 
     Row (a tiny random model of transformers) ─▶ folder on disk ─▶ vitral ─▶ check(reference, ours) ─▶ worst deviation
 
-A check gives back a number instead of asserting, so that `test_parity.py` can demand that it is small and `test_mutants.py`,
-with a known bug put back in, that it is not. NaN and infinity count as an infinite deviation.
+A check gives back a number instead of asserting, so that `test_parity.py` can demand that it is small and
+`test_mutants.py`, with a known bug put back in, that it is not. NaN and infinity count as an infinite deviation.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Row:
         config: changes its config.json into what older or other files say.
         tensors: changes its tensors likewise (names, buffers).
         scales: name ending → factor, laid on after the random fill: tiny streams make every norm's eps count.
-        grows: the rotation depends on the length so far, so a cached pass differs from a whole one, in transformers too.
+        grows: the rotation depends on the length so far: a cached pass differs from a whole one, in transformers too.
         same_names: writing the model again gives the names it was read under.
     """
 
@@ -193,7 +193,7 @@ def left_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def whole_pass(ref: Reference, ours: Model) -> float:
     """One forward over whole texts, with segments where there are any; and the distributions by KL."""
     mine = answer(ours, ref.ids, segments=ref.segments)
-    return max(worst(ref.full, mine), 0.0 if _divergence(ref, mine) <= 1e-9 else math.inf)
+    return max(worst(ref.full, mine), _divergence(ref, mine) * TOLERANCE / 1e-9)  # at most 1e-9 nats
 
 
 def _divergence(ref: Reference, mine: Outputs) -> float:
@@ -216,7 +216,7 @@ def cached_pass(ref: Reference, ours: Model) -> float:
 
 
 def _pieces(ref: Reference, chunks: tuple[int, ...]) -> Tensor:
-    """The reference for a text in pieces (the last size repeats): the whole pass, unless the rotation grows with the text."""
+    """The reference for texts in pieces (the last size repeats): the whole pass, unless the rotation grows."""
     if not ref.row.grows:
         return ref.main(ref.full)
     out, done, past = [], 0, DynamicCache(config=ref.theirs.config)

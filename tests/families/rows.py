@@ -26,9 +26,13 @@ TINY_BERT = {
 }
 
 
-def llama(name: str, *, body: bool = False, scales: Any = None, grows: bool = False, old: Any = None, **config: Any) -> Row:
+def llama(
+    name: str, *, body: bool = False, scales: Any = None, grows: bool = False, old: Any = None, **config: Any
+) -> Row:
     config = {"num_attention_heads": 6, "num_key_value_heads": 2, **config}
-    return _rotary(f"llama-{name}", hf.LlamaConfig, hf.LlamaModel if body else hf.LlamaForCausalLM, scales, grows, old, config)
+    return _rotary(
+        f"llama-{name}", hf.LlamaConfig, hf.LlamaModel if body else hf.LlamaForCausalLM, scales, grows, old, config
+    )
 
 
 def qwen2(name: str, *, old: Any = None, **config: Any) -> Row:
@@ -51,7 +55,9 @@ def _rotary(name: str, kind: Any, model: Any, scales: Any, grows: bool, old: Any
     return Row(name=name, make=make, config=old, scales=scales, grows=grows)
 
 
-def gpt2(name: str, *, body: bool = False, scales: Any = None, tensors: Any = None, old: Any = None, **config: Any) -> Row:
+def gpt2(
+    name: str, *, body: bool = False, scales: Any = None, tensors: Any = None, old: Any = None, **config: Any
+) -> Row:
     small = {"vocab_size": 61, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64, "layer_norm_epsilon": 3e-5}
     small |= {"bos_token_id": 1, "eos_token_id": 1}
 
@@ -62,7 +68,9 @@ def gpt2(name: str, *, body: bool = False, scales: Any = None, tensors: Any = No
     return Row(name=f"gpt2-{name}", make=make, scales=scales, tensors=tensors, config=old, same_names=tensors is None)
 
 
-def bert(name: str, model: Any, *, scales: Any = None, tensors: Any = None, same_names: bool = True, **config: Any) -> Row:
+def bert(
+    name: str, model: Any, *, scales: Any = None, tensors: Any = None, same_names: bool = True, **config: Any
+) -> Row:
     small = {"vocab_size": 61, "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2}
     small |= {"num_attention_heads": 6, "max_position_embeddings": 64, "layer_norm_eps": 3e-6}
 
@@ -109,7 +117,12 @@ def hub_bert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def hub_gpt2_config(config: dict[str, Any]) -> dict[str, Any]:
-    return {**config, "n_ctx": 64, "summary_type": "cls_index", "task_specific_params": {"text-generation": {"max_length": 50}}}
+    return {
+        **config,
+        "n_ctx": 64,
+        "summary_type": "cls_index",
+        "task_specific_params": {"text-generation": {"max_length": 50}},
+    }
 
 
 ROWS = (
@@ -126,7 +139,12 @@ ROWS = (
     llama("theta", rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
     llama("linear", rope_parameters={**PLAIN, "rope_type": "linear", "factor": 4.0}),
     llama("dynamic", rope_parameters={**PLAIN, "rope_type": "dynamic", "factor": 2.0}),
-    llama("dynamic-grown", rope_parameters={**PLAIN, "rope_type": "dynamic", "factor": 2.0}, max_position_embeddings=16, grows=True),
+    llama(
+        "dynamic-grown",
+        rope_parameters={**PLAIN, "rope_type": "dynamic", "factor": 2.0},
+        max_position_embeddings=16,
+        grows=True,
+    ),
     llama("llama3", head_dim=16, rope_parameters=LLAMA3, max_position_embeddings=131072),
     llama("yarn", head_dim=16, rope_parameters=YARN),
     llama("yarn-mscale", head_dim=16, rope_parameters={**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}),
@@ -135,19 +153,39 @@ ROWS = (
     llama("yarn-betas", head_dim=16, rope_parameters={**YARN, "beta_fast": 8.0, "beta_slow": 2.0, "truncate": False}),
     llama("old-plain", rope_parameters={**PLAIN, "rope_theta": 500.0}, old=old_rope(None)),
     llama("old-linear", old=old_rope({"type": "linear", "factor": 3.0})),
-    llama("old-llama3", head_dim=16, rope_parameters=LLAMA3, max_position_embeddings=131072,
-          old=old_rope({k: v for k, v in LLAMA3.items() if k != "rope_theta"})),
-    llama("old-yarn", head_dim=16, old=old_rope({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32})),
+    llama(
+        "old-llama3",
+        head_dim=16,
+        rope_parameters=LLAMA3,
+        max_position_embeddings=131072,
+        old=old_rope({k: v for k, v in LLAMA3.items() if k != "rope_theta"}),
+    ),
+    llama(
+        "old-yarn", head_dim=16, old=old_rope({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32})
+    ),
     qwen2("plain", tie_word_embeddings=True),
     qwen2("window-off", use_sliding_window=False, sliding_window=5, max_window_layers=1),
     qwen2("window", use_sliding_window=True, sliding_window=5, max_window_layers=1, num_hidden_layers=3),
-    qwen2("layer-types", use_sliding_window=True, sliding_window=3, num_hidden_layers=3,
-          layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+    qwen2(
+        "layer-types",
+        use_sliding_window=True,
+        sliding_window=3,
+        num_hidden_layers=3,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
     *(
-        qwen2(f"old-window-{first}", use_sliding_window=True, sliding_window=4, max_window_layers=first, old=without("layer_types"))
+        qwen2(
+            f"old-window-{first}",
+            use_sliding_window=True,
+            sliding_window=4,
+            max_window_layers=first,
+            old=without("layer_types"),
+        )
         for first in (0, 1, 2)
     ),
-    qwen2("old-window-unsaid", use_sliding_window=True, sliding_window=4, old=without("layer_types", "max_window_layers")),
+    qwen2(
+        "old-window-unsaid", use_sliding_window=True, sliding_window=4, old=without("layer_types", "max_window_layers")
+    ),
     qwen2("yarn", head_dim=16, rope_parameters={**YARN, "rope_theta": 1e6}),
     qwen3("plain"),
     qwen3("tied-bias", attention_bias=True, tie_word_embeddings=True),
@@ -172,6 +210,8 @@ ROWS = (
     bert("hub", hf.BertForPreTraining, tensors=hub_bert, same_names=False),
     bert("segments", hf.BertModel, type_vocab_size=3),
     bert("tiny-stream", hf.BertForMaskedLM, scales=TINY_BERT, tie_word_embeddings=False, same_names=False),
-    bert("minilm", hf.BertModel, num_hidden_layers=6, num_attention_heads=12, intermediate_size=192, layer_norm_eps=1e-12),
-)  # fmt: skip
+    bert(
+        "minilm", hf.BertModel, num_hidden_layers=6, num_attention_heads=12, intermediate_size=192, layer_norm_eps=1e-12
+    ),
+)
 BY_NAME = {row.name: row for row in ROWS}

@@ -1,4 +1,4 @@
-"""A config.json that lies, asks for the impossible, or says what nobody here understands: one clear line, never a crash."""
+"""A config.json that lies, asks for the impossible, or says what nobody understands: one clear line, never a crash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from vitral.weights.load import load_model, open_checkpoint
 
 LLAMA = {**preset_config("llama3/3.2-1b"), "num_hidden_layers": 2, "attention_bias": False, "mlp_bias": False}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
-YARN |= {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0, "attention_factor": 1.0, "truncate": True}
+YARN |= {
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "attention_factor": 1.0,
+    "truncate": True,
+}
 WINDOW = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "num_hidden_layers": 2}
 CONFIGS = {
     "llama3": {**LLAMA, "rope_parameters": None, "num_key_value_heads": 8, "rope_interleaved": False},
@@ -59,7 +66,9 @@ def test_no_value_of_any_rotary_key_crashes(kind: str, key: str) -> None:
         rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     for value in NASTY:
         try:
-            family("llama3").spec({**LLAMA, "rope_scaling": None, "rope_parameters": {**rope, key: value}}).build(device="meta")
+            family("llama3").spec({**LLAMA, "rope_scaling": None, "rope_parameters": {**rope, key: value}}).build(
+                device="meta"
+            )
         except VitralError as error:
             assert "\n" not in str(error), value
 
@@ -114,6 +123,42 @@ def test_a_window_that_is_switched_off_is_read_and_not_used() -> None:
     config = {**CONFIGS["qwen2"], "use_sliding_window": False, "sliding_window": 131072}
     kinds = [part.args["kind"] for part in family("qwen2").spec(config).walk() if "kind" in part.args]
     assert kinds == [Causal(), Causal()]
+
+
+QWEN25 = """{
+  "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151643,
+  "hidden_act": "silu", "hidden_size": 896, "initializer_range": 0.02, "intermediate_size": 4864,
+  "max_position_embeddings": 32768, "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14,
+  "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+  "sliding_window": 32768, "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers_version": "4.40.1",
+  "use_cache": true, "use_mrope": false, "use_sliding_window": false, "vocab_size": 151936
+}"""
+BERT = """{
+  "architectures": ["BertForMaskedLM"], "attention_probs_dropout_prob": 0.1, "gradient_checkpointing": false,
+  "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02,
+  "intermediate_size": 3072, "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "bert",
+  "num_attention_heads": 12, "num_hidden_layers": 12, "pad_token_id": 0, "position_embedding_type": "absolute",
+  "transformers_version": "4.6.0.dev0", "type_vocab_size": 2, "use_cache": true, "vocab_size": 30522
+}"""
+GPT2 = """{
+  "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 50256,
+  "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05,
+  "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024,
+  "resid_pdrop": 0.1, "summary_activation": null, "summary_first_dropout": 0.1, "summary_proj_to_labels": true,
+  "summary_type": "cls_index", "summary_use_proj": true,
+  "task_specific_params": {"text-generation": {"do_sample": true, "max_length": 50}}, "vocab_size": 50257
+}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [(QWEN25, 494_032_768), (BERT, 109_514_298), (GPT2, 124_439_808)],
+    ids=["qwen2.5-0.5b", "bert-base-uncased", "gpt2"],
+)
+def test_files_as_they_lie_on_the_hub_are_read(text: str, count: int) -> None:
+    """With all the keys that say nothing, and those that say that something is off."""
+    config = json.loads(text)
+    assert of_config(config).spec(config).count().total == count
 
 
 @pytest.mark.parametrize(("first", "windows"), [(0, 2), (1, 1), (2, 0), (9, 0), (None, 0)])

@@ -1,7 +1,7 @@
 """Known bugs put back in, one by one: the parity checks must see every one of them.
 
-A check that cannot fail proves nothing. Each mutant names the pitfall it stands for (a mistake that a published system has
-made), the row and the check that must find it. Found means: ten times beyond the tolerance, or refused on loading.
+A check that cannot fail proves nothing. Each mutant names the pitfall it stands for (a mistake that a published system
+has made), the row and the check that must find it. Found means: ten times beyond the tolerance, or refused on loading.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from vitral.nn import (
     ByWavelength,
     Cache,
     DynamicNTK,
-    Eager,
     GELUTanh,
     Linear,
     RMSNorm,
@@ -45,7 +44,6 @@ from vitral.nn import (
     Tied,
     Window,
     Yarn,
-    cache,
     model,
     step,
 )
@@ -383,15 +381,21 @@ MUTANTS = (
     Mutant(5, "ntk-of-the-batch", "llama-dynamic-grown", padding, sow=one_length_for_all),
     Mutant(6, "mscale-missing", "llama-yarn", sow=magnitude(lambda yarn: 1.0)),
     Mutant(6, "mscale-once", "llama-yarn-mscale", sow=magnitude(lambda yarn: yarn.temperature(yarn.mscale or 1.0))),
-    Mutant(6, "mscale-of-all", "llama-yarn-mscales",
-           sow=magnitude(lambda yarn: yarn.temperature(yarn.mscale_all_dim or 1.0))),
+    Mutant(
+        6,
+        "mscale-of-all",
+        "llama-yarn-mscales",
+        sow=magnitude(lambda yarn: yarn.temperature(yarn.mscale_all_dim or 1.0)),
+    ),
     Mutant(6, "attention-factor", "llama-yarn-attention", sow=magnitude(lambda yarn: yarn.temperature(1.0))),
     Mutant(7, "window-wider", "qwen2-window", sow=wider(1)),
     Mutant(7, "window-narrower", "qwen3-window", sow=wider(-1)),
     Mutant(7, "window-wider-decoding", "qwen2-window", cached_pass, sow=wider(1)),
     Mutant(7, "ring-too-short", "qwen2-window", cached_pass, sow=short_ring),
     Mutant(8, "window-dropped", "qwen3-window", sow=kinds_as(lambda kinds: kinds[:1] * len(kinds))),
-    Mutant(8, "window-on-other-layers", "qwen2-layer-types", sow=kinds_as(lambda kinds: [kinds[1], kinds[0], kinds[1]])),
+    Mutant(
+        8, "window-on-other-layers", "qwen2-layer-types", sow=kinds_as(lambda kinds: [kinds[1], kinds[0], kinds[1]])
+    ),
     Mutant(8, "window-reversed", "qwen2-window", sow=kinds_as(lambda kinds: kinds[::-1])),
     Mutant(9, "scale-by-width", "qwen3-plain", graft=scaled(lambda depth, a: 8**-0.5)),
     Mutant(9, "scale-by-width", "llama-head-dim", graft=scaled(lambda depth, a: 8**-0.5)),
@@ -435,32 +439,58 @@ MUTANTS = (
     Mutant(20, "padding-stored", "llama-mha", ragged_batch, sow=stored_padding),
     Mutant(20, "padding-stored", "qwen3-window", ragged_batch, sow=stored_padding),
     Mutant(21, "zero-is-unset", "qwen2-old-window-0", sow=zero_is_unset),
-    Mutant(21, "default-wrong", "qwen2-old-window-unsaid",
-           sow=kinds_as(lambda kinds: [Window(4)] * len(kinds))),
+    Mutant(21, "default-wrong", "qwen2-old-window-unsaid", sow=kinds_as(lambda kinds: [Window(4)] * len(kinds))),
     Mutant(22, "conv-transpose-o", "gpt2-square", sow=names(gpt2, attn_c_proj_weight=lambda rule: rule.to)),
     Mutant(22, "conv-transpose-up", "gpt2-square", sow=names(gpt2, c_fc_weight=lambda rule: rule.to)),
     Mutant(22, "conv-transpose-down", "gpt2-square", sow=names(gpt2, mlp_c_proj_weight=lambda rule: rule.to)),
     Mutant(22, "conv-transpose-qkv", "gpt2-square", sow=names(gpt2, c_attn_weight=lambda rule: rule.to)),
     Mutant(22, "fused-order-weight", "gpt2-plain", sow=names(gpt2, c_attn_weight=reordered(1, 0, 2))),
     Mutant(22, "fused-order-bias", "gpt2-plain", sow=names(gpt2, c_attn_bias=reordered(0, 2, 1))),
-    Mutant(22, "gate-up-swap", "llama-mha", sow=names(
-        llama1, **{"gate_proj_{}": instead("gate", "up"), "up_proj_{}": instead("mixer.up", "mixer.gate")})),
-    Mutant(22, "norms-swapped", "llama-mha", sow=names(
-        llama1, input_layernorm_weight=instead("attn", "ffn"), post_attention_layernorm_weight=instead("ffn", "attn"))),
-    Mutant(22, "query-key-swap", "bert-model", sow=names(
-        bert, **{"query_{}": instead("mixer.q", "mixer.k"), "key_{}": instead("mixer.k", "mixer.q")})),
+    Mutant(
+        22,
+        "gate-up-swap",
+        "llama-mha",
+        sow=names(llama1, **{"gate_proj_{}": instead("gate", "up"), "up_proj_{}": instead("mixer.up", "mixer.gate")}),
+    ),
+    Mutant(
+        22,
+        "norms-swapped",
+        "llama-mha",
+        sow=names(
+            llama1,
+            input_layernorm_weight=instead("attn", "ffn"),
+            post_attention_layernorm_weight=instead("ffn", "attn"),
+        ),
+    ),
+    Mutant(
+        22,
+        "query-key-swap",
+        "bert-model",
+        sow=names(bert, **{"query_{}": instead("mixer.q", "mixer.k"), "key_{}": instead("mixer.k", "mixer.q")}),
+    ),
     Mutant(22, "bias-lost", "qwen2-plain", graft=no_bias),
     Mutant(22, "bias-lost", "llama-head-dim", graft=no_bias),
-    Mutant(22, "bias-rule-lost", "gpt2-plain", sow=lambda patch: patch.setattr(
-        gpt2, "NAMES", replace(gpt2.NAMES, ignore=(*gpt2.NAMES.ignore, "h.{}.attn.c_attn.bias"), rules={
-            key: rule for key, rule in gpt2.NAMES.rules.items() if key != "h.{}.attn.c_attn.bias"}))),
+    Mutant(
+        22,
+        "bias-rule-lost",
+        "gpt2-plain",
+        sow=lambda patch: patch.setattr(
+            gpt2,
+            "NAMES",
+            replace(
+                gpt2.NAMES,
+                ignore=(*gpt2.NAMES.ignore, "h.{}.attn.c_attn.bias"),
+                rules={key: rule for key, rule in gpt2.NAMES.rules.items() if key != "h.{}.attn.c_attn.bias"},
+            ),
+        ),
+    ),
     Mutant(22, "qk-norm-after-rotation", "qwen3-plain", sow=norm_after_rotation),
     Mutant(22, "q-norm-for-k-norm", "qwen3-plain", graft=swapped_norms),
     Mutant(22, "final-norm-left-out", "gpt2-plain", graft=absent("stack.norm")),
     Mutant(22, "embedding-norm-left-out", "bert-minilm", graft=absent("embed.norm")),
     Mutant(24, "head-dim-is-d-over-h", "qwen3-plain", sow=d_over_h),
     Mutant(24, "head-dim-is-d-over-h", "llama-head-dim", sow=d_over_h),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.pitfall:02}-{m.name}-{m.row}")

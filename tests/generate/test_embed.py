@@ -78,7 +78,11 @@ def test_a_folder_of_sentence_transformers_is_read() -> None:
 @pytest.mark.parametrize(
     ("modules", "pooling", "said"),
     [
-        ([TRANSFORMER, POOLING, {"type": "sentence_transformers.models.Dense"}], {"pooling_mode_cls_token": True}, "Dense"),
+        (
+            [TRANSFORMER, POOLING, {"type": "sentence_transformers.models.Dense"}],
+            {"pooling_mode_cls_token": True},
+            "Dense",
+        ),
         ([TRANSFORMER, POOLING], {}, "must be true"),
         ([TRANSFORMER, POOLING], {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "must be true"),
         ([TRANSFORMER, POOLING], {"pooling_mode_weightedmean_tokens": True}, "pooling_mode_weightedmean_tokens"),

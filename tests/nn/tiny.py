@@ -15,7 +15,14 @@ _LLAMA |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_emb
 _BERT = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
 _BERT |= {"hidden_act": "gelu", "max_position_embeddings": 64}
 _WINDOW = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
-_GPT2 = {"n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 50, "activation_function": "gelu_new"}
+_GPT2 = {
+    "n_embd": 24,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "vocab_size": 50,
+    "activation_function": "gelu_new",
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama3": {"model_type": "llama", **_LLAMA},
     "qwen2": {"model_type": "qwen2", **_LLAMA, **_WINDOW},

@@ -53,7 +53,10 @@ def test_chunks_joined_are_what_the_library_decodes(name: str) -> None:
     [(["   a", " ", "b  ", " "], " a b "), ([" ", " ", " ", " ", " "], " "), (["  "], ""), (["a"], "a"), ([], "")],
 )
 def test_strip_takes_a_few_from_both_ends_of_the_whole(pieces: list[str], text: str) -> None:
-    rows = {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 2, "stop": 2}]}
+    rows = {
+        "type": "Sequence",
+        "decoders": [{"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 2, "stop": 2}],
+    }
     stream = IncrementalDecoder(dict(enumerate(pieces)).get, stages(rows))
     assert "".join([stream.push(id) for id in range(len(pieces))]) + stream.finish() == text
 

@@ -52,8 +52,8 @@ def refuse(folder: Path) -> str:
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_the_numbers_arrive(tmp_path: Path, name: str) -> None:
     model, folder = folder_of(tmp_path / "x", name)
-    again, spec, config, found = load_model(open_checkpoint(folder))
-    assert found.MODEL_TYPE == CONFIGS[name]["model_type"]
+    again, spec, _config, found = load_model(open_checkpoint(folder))
+    assert CONFIGS[name]["model_type"] == found.MODEL_TYPE
     assert spec.count().total == sum(p.numel() for p in again.parameters())
     assert not again.training
     mine, theirs = dict(model.named_parameters()), dict(again.named_parameters())
@@ -106,15 +106,30 @@ def test_tied_heads_share_one_table(tmp_path: Path) -> None:
     ("change", "said"),
     [
         (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "lacks 'model.layers.1.mlp.up_proj.weight'"),
-        (lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(24)}), "q_proj.bias', which the model has not"),
-        (lambda t: t.update({"model.layers.2.input_layernorm.weight": torch.ones(24)}), "'model.layers.2.input_layernorm"),
+        (
+            lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(24)}),
+            "q_proj.bias', which the model has not",
+        ),
+        (
+            lambda t: t.update({"model.layers.2.input_layernorm.weight": torch.ones(24)}),
+            "'model.layers.2.input_layernorm",
+        ),
         (lambda t: t.update({"norm.weight": torch.ones(24)}), "are the same tensor twice"),
-        (lambda t: t.update({"model.norm.weight": torch.ones(25)}), r"'model.norm.weight' has shape \[25\].*makes it \[24\]"),
+        (
+            lambda t: t.update({"model.norm.weight": torch.ones(25)}),
+            r"'model.norm.weight' has shape \[25\].*makes it \[24\]",
+        ),
         (lambda t: t.update({"model.norm.weight": torch.ones(24, 1)}), r"has shape \[24, 1\]"),
         (lambda t: t.update({"model.norm.weight": torch.ones(())}), r"has shape \[\]"),
-        (lambda t: t.update({"model.norm.weight": torch.ones(24, dtype=torch.int32)}), "holds torch.int32, not floating"),
+        (
+            lambda t: t.update({"model.norm.weight": torch.ones(24, dtype=torch.int32)}),
+            "holds torch.int32, not floating",
+        ),
         (lambda t: t.update({"model.norm.weight": torch.ones(24, dtype=torch.bool)}), "holds torch.bool"),
-        (lambda t: t.update({"model.layers.0.self_attn.o_proj.weight": torch.ones(24, 26)}), "o_proj.weight' has shape"),
+        (
+            lambda t: t.update({"model.layers.0.self_attn.o_proj.weight": torch.ones(24, 26)}),
+            "o_proj.weight' has shape",
+        ),
         (lambda t: t.clear(), "."),
     ],
 )
@@ -131,7 +146,9 @@ def test_a_fused_tensor_of_the_wrong_shape(tmp_path: Path) -> None:
     assert "has shape [72, 24], the config makes it [24, 72]" in refuse(folder)
 
 
-@pytest.mark.parametrize("change", [lambda head: head + 1e-3, lambda head: head[:, :12], lambda head: head.double() + 1e-9])
+@pytest.mark.parametrize(
+    "change", [lambda head: head + 1e-3, lambda head: head[:, :12], lambda head: head.double() + 1e-9]
+)
 def test_a_head_that_is_tied_and_yet_different(tmp_path: Path, change: Callable[[Tensor], Tensor]) -> None:
     _, folder = folder_of(tmp_path / "x", tie_word_embeddings=True)
     change_tensors(folder, lambda t: t.update({"lm_head.weight": change(t["model.embed_tokens.weight"]).contiguous()}))
@@ -178,6 +195,9 @@ def test_pickles_are_refused_unopened(tmp_path: Path, name: str) -> None:
     assert not canary.exists()
 
 
+ONE = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+
+
 def broken(header: Any = None, *, length: int | None = None, body: bytes = b"") -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
@@ -197,9 +217,9 @@ def broken(header: Any = None, *, length: int | None = None, body: bytes = b"") 
         broken({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, body=b"\0" * 4),
         broken({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 4]}}, body=b"\0" * 4),
         broken({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, body=b"\0" * 4),
-        broken(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', body=b"\0" * 4),
+        broken(b"{" + ONE + b"," + ONE + b"}", body=b"\0" * 4),
     ],
-)  # fmt: skip
+)
 def test_headers_that_lie(tmp_path: Path, content: bytes) -> None:
     _, folder = folder_of(tmp_path / "x")
     (folder / "model.safetensors").write_bytes(content)
@@ -218,13 +238,13 @@ def test_a_file_cut_short_anywhere(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_in_the_header_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
-    """Every 13th bit. A name may be flipped into another (that is missing then), a number may not pass."""
+    """Every 41st bit. A name may be flipped into another (that is missing then), a number may not pass."""
     model, folder = folder_of(tmp_path / "x")
     path = folder / "model.safetensors"
     whole = path.read_bytes()
     size = 8 + struct.unpack("<Q", whole[:8])[0]
     survived = 0
-    for bit in range(0, size * 8, 13):
+    for bit in range(0, size * 8, 41):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
@@ -235,7 +255,7 @@ def test_a_flipped_bit_in_the_header_is_an_error_or_changes_nothing(tmp_path: Pa
             continue
         survived += 1
         assert torch.equal(again(some_ids()), model(some_ids())), f"bit {bit} went unnoticed"
-    assert survived < 40
+    assert survived < 15
 
 
 def test_where_nothing_lies(tmp_path: Path) -> None:
@@ -268,9 +288,10 @@ def test_optional_files_have_a_default(tmp_path: Path) -> None:
 def test_the_heads_of_an_encoder_are_those_its_file_holds(tmp_path: Path) -> None:
     """bert-base-uncased says BertForMaskedLM and holds a pooler and a next-sentence head as well."""
     _, folder = folder_of(tmp_path / "x", "bert")
-    _, config, spec = read_spec(open_checkpoint(folder))
+    _, _config, spec = read_spec(open_checkpoint(folder))
     assert (spec.args["head"] is not None, spec.args["pooler"]) == (True, None)
-    change_tensors(folder, lambda t: t.update({"bert.pooler.dense.weight": torch.ones(24, 24), "bert.pooler.dense.bias": torch.ones(24)}))  # fmt: skip
+    pooler = {"bert.pooler.dense.weight": torch.ones(24, 24), "bert.pooler.dense.bias": torch.ones(24)}
+    change_tensors(folder, lambda t: t.update(pooler))
     model = load_model(open_checkpoint(folder))[0]
     assert model.pooler is not None and model.head is not None and model.classifier is None
     change_tensors(folder, lambda t: [t.pop(k) for k in list(t) if k.startswith("cls")])

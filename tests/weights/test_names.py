@@ -68,10 +68,16 @@ def test_a_tied_tensor_may_be_repeated() -> None:
         (lambda f: [n for n in f if "1.qkv" not in n], "lacks 'model.layers.1.qkv.weight'"),
         (lambda f: [*f, "model.layers.0.qkv.bias"], "holds 'model.layers.0.qkv.bias', which the model has not"),
         (lambda f: [*f, "model.layers.2.norm.weight"], "holds 'model.layers.2.norm.weight'"),
-        (lambda f: [*f, "layers.0.norm.weight"], "'layers.0.norm.weight' and 'model.layers.0.norm.weight' are the same"),
+        (
+            lambda f: [*f, "layers.0.norm.weight"],
+            "'layers.0.norm.weight' and 'model.layers.0.norm.weight' are the same",
+        ),
         (lambda f: [*f, "model.layers.0.norm.gamma"], "are the same tensor twice"),
         (lambda f: [*f, "model.layers.00.norm.weight"], "holds 'model.layers.00.norm.weight'"),
-        (lambda f: [n for n in f if "table" not in n] + ["head.weight"], "lacks 'model.table.weight' and holds 'head.weight'"),
+        (
+            lambda f: [n for n in f if "table" not in n] + ["head.weight"],
+            "lacks 'model.table.weight' and holds 'head.weight'",
+        ),
         (lambda f: [*f, "a\nb"], r"holds 'a\\nb'"),
         (lambda f: [*f, *(f"x{i}" for i in range(9))], "and 5 more"),
         (lambda f: [], "lacks .* and 1 more"),
@@ -86,7 +92,7 @@ def test_what_does_not_fit_is_named(change, said: str) -> None:  # type: ignore[
 def test_a_parameter_without_a_published_name_cannot_be_written() -> None:
     with pytest.raises(CheckpointError, match=r"no published name is known for parameter 'blocks.0.new'"):
         export(NAMES, [*PARAMETERS, "blocks.0.new"])
-    with pytest.raises(CheckpointError, match="blocks.0.q"):
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.q"):
         export(NAMES, [name for name in PARAMETERS if name != "blocks.0.k.weight"])
 
 
@@ -103,7 +109,11 @@ def test_out_and_in_again(name: str) -> None:
 
 
 @given(
-    parts=st.integers(1, 4), rows=st.integers(1, 5), columns=st.integers(1, 5), transposed=st.booleans(), one=st.booleans()
+    parts=st.integers(1, 4),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 5),
+    transposed=st.booleans(),
+    one=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
 def test_packing_undoes_unpacking(parts: int, rows: int, columns: int, transposed: bool, one: bool) -> None:

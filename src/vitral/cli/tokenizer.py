@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,8 +62,12 @@ def open_tokenizer(model: str) -> Tokenizer:
 
     path = Path(model)
     if path.is_file() and path.suffix != ".gguf":
-        readers = {".json": Tokenizer.from_file, ".model": Tokenizer.from_sentencepiece, ".txt": Tokenizer.from_vocab}
-        readers[".tiktoken"] = Tokenizer.from_tiktoken
+        readers: dict[str, Callable[[Path], Tokenizer]] = {
+            ".json": Tokenizer.from_file,
+            ".model": Tokenizer.from_sentencepiece,
+            ".tiktoken": Tokenizer.from_tiktoken,
+            ".txt": Tokenizer.from_vocab,
+        }
         if path.suffix not in readers:
             endings = ", ".join((*readers, ".gguf"))
             raise VitralError(

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from vitral.errors import CheckpointError
 from vitral.families.config import Config, is_body
-from vitral.nn import Embed, Head, Model, Spec, Stack, Table, Tied
+from vitral.nn import (
+    Block,
+    Embed,
+    Head,
+    Learned,
+    Model,
+    Pooler,
+    Spec,
+    Stack,
+    Sublayer,
+    Table,
+    Tied,
+    Transform,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +54,24 @@ def heads(c: Config, d: int) -> tuple[int, int, int]:
     return n_heads, n_kv_heads, c.size("head_dim", d // n_heads)
 
 
+def pre_norm(norm: Spec, attention: Spec, ffn: Spec) -> Spec:
+    """A block that normalises what goes into each sublayer."""
+    return Spec(
+        Block,
+        attn=Spec(Sublayer, mixer=attention, pre=norm.replace()),
+        ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
+    )
+
+
+def post_norm(norm: Spec, attention: Spec, ffn: Spec) -> Spec:
+    """A block that normalises after each residual addition."""
+    return Spec(
+        Block,
+        attn=Spec(Sublayer, mixer=attention, after=norm.replace()),
+        ffn=Spec(Sublayer, mixer=ffn, after=norm.replace()),
+    )
+
+
 def decoder(
     c: Config, *, d: int, blocks: Sequence[Spec], norm: Spec, context: int, positions: Spec | None = None
 ) -> Spec:
@@ -59,5 +90,33 @@ def decoder(
         embed=Spec(Embed, tokens=table, positions=positions),
         stack=Spec(Stack, blocks=list(blocks), norm=norm),
         head=head,
+        context=context,
+    )
+
+
+def encoder(
+    c: Config, *, d: int, blocks: Sequence[Spec], norm: Spec, act: Spec, context: int, heads: Collection[str]
+) -> Spec:
+    """Tokens, learned positions and segments, normalised; a stack; and those of the three heads that are asked for.
+
+    Args:
+        act: activation of the masked-token head's transform.
+        heads: "masked" (guess a token), "pooler" (a text as one vector), "next" (does one text follow the other?).
+    """
+    vocab, tied = c.size("vocab_size", 30522), c.flag("tie_word_embeddings", True)
+    table = Spec(Table, n=vocab, d=d)
+    proj = Spec(Tied, table=table) if tied else Spec(nn.Linear, in_features=d, out_features=vocab)
+    transform = Spec(Transform, d=d, act=act, norm=norm.replace())
+    segments = Spec(Table, n=c.size("type_vocab_size", 2), d=d)
+    c.finish()
+    return Spec(
+        Model,
+        embed=Spec(
+            Embed, tokens=table, positions=Spec(Learned, n=context, d=d), segments=segments, norm=norm.replace()
+        ),
+        stack=Spec(Stack, blocks=list(blocks)),
+        head=Spec(Head, proj=proj, transform=transform, bias=vocab if tied else None) if "masked" in heads else None,
+        pooler=Spec(Pooler, d=d) if "pooler" in heads else None,
+        classifier=Spec(nn.Linear, in_features=d, out_features=2) if "next" in heads else None,
         context=context,
     )

@@ -3,8 +3,7 @@
     x ──┬─ attention ─(+)─ LayerNorm ──┬─ FFN ─(+)─ LayerNorm ──▶
         └──────────────┘               └────────┘
 
-Which heads a file holds (pooler, masked-token head, next-sentence head) is read from its tensors, because published
-configs do not say.
+Which heads a file holds (pooler, masked token, next sentence) is read from its tensors: configs do not say.
 """
 
 from __future__ import annotations
@@ -12,30 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
-
 from vitral.errors import CheckpointError
-from vitral.families.assemble import Card
+from vitral.families.assemble import Card, encoder, post_norm
 from vitral.families.config import DEEPEST, LONGEST, Config, architecture
 from vitral.families.rules import Names
-from vitral.nn import (
-    Attention,
-    Block,
-    Embed,
-    Full,
-    Head,
-    LayerNorm,
-    Learned,
-    Model,
-    Plain,
-    Pooler,
-    Spec,
-    Stack,
-    Sublayer,
-    Table,
-    Tied,
-    Transform,
-)
+from vitral.nn import Attention, Full, LayerNorm, Plain, Spec
 
 CARD = Card(
     title="BERT",
@@ -101,47 +81,23 @@ def complete(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 def spec(config: Mapping[str, Any]) -> Spec:
     """The model a BERT `config.json` describes."""
     c = Config(config, "bert")
-    d, n_heads, vocab = c.size("hidden_size"), c.size("num_attention_heads"), c.size("vocab_size", 30522)
+    d, n_heads = c.size("hidden_size"), c.size("num_attention_heads")
     if d % n_heads:
         raise CheckpointError(f"config.json: hidden_size {d} is not a multiple of num_attention_heads {n_heads}")
     context = c.size("max_position_embeddings", 512, most=LONGEST)
     c.only("position_embedding_type", "absolute")
     c.only("is_decoder", False)
     c.only("add_cross_attention", False)
-    norm = Spec(LayerNorm, d=d, eps=c.number("layer_norm_eps", 1e-12))
+    norm, act = Spec(LayerNorm, d=d, eps=c.number("layer_norm_eps", 1e-12)), c.activation("hidden_act")
+    sizes = {"d_model": d, "n_heads": n_heads, "n_kv_heads": n_heads, "head_dim": d // n_heads}
 
     def block() -> Spec:
-        sizes = {"d_model": d, "n_heads": n_heads, "n_kv_heads": n_heads, "head_dim": d // n_heads}
         attention = Spec(Attention, **sizes, kind=Full(), bias=True, out_bias=True)
-        ffn = Spec(Plain, d_model=d, d_ff=c.size("intermediate_size"), act=c.activation("hidden_act"))
-        return Spec(
-            Block,
-            attn=Spec(Sublayer, mixer=attention, after=norm.replace()),
-            ffn=Spec(Sublayer, mixer=ffn, after=norm.replace()),
-        )
+        return post_norm(norm, attention, Spec(Plain, d_model=d, d_ff=c.size("intermediate_size"), act=act.replace()))
 
-    table = Spec(Table, n=vocab, d=d)
+    blocks = [block() for _ in range(c.size("num_hidden_layers", most=DEEPEST))]
     heads = config.get("_vitral_heads", _HEADS.get(architecture(config) or "BertModel", ()))
-    tied = c.flag("tie_word_embeddings", True)
-    proj = Spec(Tied, table=table) if tied else Spec(nn.Linear, in_features=d, out_features=vocab)
-    transform = Spec(Transform, d=d, act=c.activation("hidden_act"), norm=norm.replace())
-    model = Spec(
-        Model,
-        embed=Spec(
-            Embed,
-            tokens=table,
-            positions=Spec(Learned, n=context, d=d),
-            segments=Spec(Table, n=c.size("type_vocab_size", 2), d=d),
-            norm=norm.replace(),
-        ),
-        stack=Spec(Stack, blocks=[block() for _ in range(c.size("num_hidden_layers", most=DEEPEST))]),
-        head=Spec(Head, proj=proj, transform=transform, bias=vocab if tied else None) if "masked" in heads else None,
-        pooler=Spec(Pooler, d=d) if "pooler" in heads else None,
-        classifier=Spec(nn.Linear, in_features=d, out_features=2) if "next" in heads else None,
-        context=context,
-    )
-    c.finish()
-    return model
+    return encoder(c, d=d, blocks=blocks, norm=norm, act=act, context=context, heads=heads)
 
 
 def preset(layers: int, d: int, n_heads: int) -> dict[str, Any]:

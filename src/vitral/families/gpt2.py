@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitral.errors import CheckpointError
-from vitral.families.assemble import Card, decoder
+from vitral.families.assemble import Card, decoder, pre_norm
 from vitral.families.config import DEEPEST, LONGEST, Config
 from vitral.families.rules import Names, Split, Transposed
-from vitral.nn import Attention, Block, LayerNorm, Learned, Plain, Spec, Sublayer
+from vitral.nn import Attention, LayerNorm, Learned, Plain, Spec
 
 CARD = Card(
     title="GPT-2",
@@ -79,11 +79,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             scale=scale / (depth + 1) if by_depth else scale,
         )
         ffn = Spec(Plain, d_model=d, d_ff=c.size("n_inner", 4 * d), act=c.activation("activation_function"))
-        return Spec(
-            Block,
-            attn=Spec(Sublayer, mixer=attention, pre=norm.replace()),
-            ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
-        )
+        return pre_norm(norm, attention, ffn)
 
     blocks = [block(depth) for depth in range(c.size("n_layer", most=DEEPEST))]
     positions = Spec(Learned, n=context, d=d)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vitral.families.assemble import Card, decoder, heads
+from vitral.families.assemble import Card, decoder, heads, pre_norm
 from vitral.families.config import DEEPEST, LONGEST, Config
 from vitral.families.rules import Names
-from vitral.nn import Attention, Block, Gated, RMSNorm, Spec, Sublayer
+from vitral.nn import Attention, Gated, RMSNorm, Spec
 
 CARD = Card(
     title="LLaMA",
@@ -70,11 +70,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             out_bias=bias,
         )
         ffn = Spec(Gated, d_model=d, d_ff=c.size("intermediate_size"), act=c.activation("hidden_act"), bias=ffn_bias)
-        return Spec(
-            Block,
-            attn=Spec(Sublayer, mixer=attention, pre=norm.replace()),
-            ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
-        )
+        return pre_norm(norm, attention, ffn)
 
     blocks = [block() for _ in range(c.size("num_hidden_layers", most=DEEPEST))]
     return decoder(c, d=d, blocks=blocks, norm=norm, context=context)

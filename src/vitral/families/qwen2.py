@@ -10,9 +10,9 @@ from typing import Any
 
 from vitral.errors import CheckpointError
 from vitral.families import llama1
-from vitral.families.assemble import Card, decoder, heads
+from vitral.families.assemble import Card, decoder, heads, pre_norm
 from vitral.families.config import DEEPEST, LONGEST, Config
-from vitral.nn import Attention, Block, Causal, Gated, Kind, RMSNorm, Spec, Sublayer, Window
+from vitral.nn import Attention, Causal, Gated, Kind, RMSNorm, Spec, Window
 
 CARD = Card(
     title="Qwen2 / Qwen2.5",
@@ -52,6 +52,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
     n_heads, n_kv_heads, head_dim = heads(c, d)
     context = c.size("max_position_embeddings", 32768, most=LONGEST)
     eps = c.number("rms_norm_eps", 1e-6)
+    c.only("use_mrope", False)  # positions in three axes, of the vision models; published text files say so
     rotary = c.rotary(head_dim, context)
     norm = Spec(RMSNorm, d=d, eps=eps)
 
@@ -67,11 +68,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             bias=True,
         )
         ffn = Spec(Gated, d_model=d, d_ff=c.size("intermediate_size"), act=c.activation("hidden_act"))
-        return Spec(
-            Block,
-            attn=Spec(Sublayer, mixer=attention, pre=norm.replace()),
-            ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
-        )
+        return pre_norm(norm, attention, ffn)
 
     blocks = [block(kind) for kind in kinds(c, c.size("num_hidden_layers", most=DEEPEST))]
     return decoder(c, d=d, blocks=blocks, norm=norm, context=context)

@@ -1,4 +1,4 @@
-"""Qwen3, dense (arXiv:2505.09388): no biases, an RMSNorm on each head's query and key, head size apart from d / heads."""
+"""Qwen3, dense (arXiv:2505.09388): no biases, an RMSNorm on each head's query and key, head size free of d / heads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from vitral.families import llama1, qwen2
-from vitral.families.assemble import Card, decoder, heads
+from vitral.families.assemble import Card, decoder, heads, pre_norm
 from vitral.families.config import DEEPEST, LONGEST, Config
-from vitral.nn import Attention, Block, Gated, Kind, RMSNorm, Spec, Sublayer
+from vitral.nn import Attention, Gated, Kind, RMSNorm, Spec
 
 CARD = Card(
     title="Qwen3",
@@ -57,11 +57,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             out_bias=bias,
         )
         ffn = Spec(Gated, d_model=d, d_ff=c.size("intermediate_size"), act=c.activation("hidden_act"))
-        return Spec(
-            Block,
-            attn=Spec(Sublayer, mixer=attention, pre=norm.replace()),
-            ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
-        )
+        return pre_norm(norm, attention, ffn)
 
     blocks = [block(kind) for kind in qwen2.kinds(c, c.size("num_hidden_layers", most=DEEPEST))]
     return decoder(c, d=d, blocks=blocks, norm=norm, context=context)

@@ -74,6 +74,7 @@ class Cache:
         self.dtype = dtype
         self.device = torch.device(device)
         self.lengths = [0] * rows
+        self.peaks = [0] * rows  # the most each row has held: how much of a ring has been overwritten
 
         def allocate(kind: Kind, heads: int, key_size: int, value_size: int) -> KeyValue:
             shape = (rows + 1, heads, kind.capacity(length, self.chunk))
@@ -97,6 +98,7 @@ class Cache:
             raise ValueError(f"{T} tokens do not fit a cache of {self.length} taken in pieces of {self.chunk}")
         positions = (held + valid.cumsum(-1) - 1).clamp_min(0)  # [B, T]
         self.lengths = [h + c for h, c in zip(self.lengths, counts, strict=True)]
+        self.peaks = [max(pair) for pair in zip(self.peaks, self.lengths, strict=True)]
         rows = torch.where(valid, torch.arange(B)[:, None], B)  # padding goes to the spare row
         views = {kind.name: self._view(kind, positions, rows) for kind in self.kinds}
         return Step(positions=positions.to(self.device), views=views, cache=self.tree)
@@ -117,22 +119,26 @@ class Cache:
         )
 
     def truncate(self, row: int, length: int) -> None:
-        """Forget what row holds beyond `length` tokens. A window that has wrapped can go back `chunk` tokens."""
-        drop = self.lengths[row] - length
+        """Forget what row holds beyond `length` tokens. A window that has wrapped can go back `chunk` tokens from the
+        most it has held, or to nothing."""
         if not 0 <= length <= self.lengths[row]:
             raise ValueError(f"row {row} holds {self.lengths[row]} tokens and cannot be cut to {length}")
+        peak = self.peaks[row]
         for kind in self.kinds:
-            if self.lengths[row] > kind.capacity(self.length, self.chunk) and drop > self.chunk:
+            if length and peak > kind.capacity(self.length, self.chunk) and peak - length > self.chunk:
                 raise ValueError(
-                    f"{kind.name} has overwritten what lay {drop} tokens back; at most {self.chunk} can go"
+                    f"{kind.name} has overwritten what lay {peak - length} tokens back; at most {self.chunk} can go"
                 )
         self.lengths[row] = length
+        if not length:
+            self.peaks[row] = 0
 
     def fork(self, rows: Sequence[int]) -> Cache:
         """A copy that holds the given rows, in that order (a row may be taken more than once)."""
         other = object.__new__(Cache)
         other.__dict__.update(self.__dict__)
         other.lengths = [self.lengths[row] for row in rows]
+        other.peaks = [self.peaks[row] for row in rows]
         index = torch.tensor(list(rows), device=self.device)
         other.tree = _map(self.tree, lambda cache: cache.rows(index))
         return other

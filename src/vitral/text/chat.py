@@ -14,7 +14,7 @@ from typing import Any
 
 from vitral.errors import VitralError, did_you_mean
 from vitral.text.marks import Marker, escaped, unused_mark
-from vitral.text.render import render
+from vitral.text.render import TemplateStoppedError, render
 from vitral.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -99,6 +99,8 @@ class ChatTemplate:
         bare = [{key: value for key, value in message.items() if value is not None} for message in plain["messages"]]
         try:
             return render(source, context | {"messages": bare})
+        except TemplateStoppedError:
+            raise
         except VitralError:
             # Some templates ask whether a field is missing, some whether it is none: both forms are in use.
             if bare == plain["messages"]:

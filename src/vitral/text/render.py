@@ -28,6 +28,10 @@ _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT",
 _REMEDY = "The template came with the model; use another model or mend its chat_template"
 
 
+class TemplateStoppedError(VitralError):
+    """A template that was killed at its limits; rendering it again would take as long again."""
+
+
 class _Killed(Exception):
     """The worker did not answer in time, or died."""
 
@@ -58,7 +62,7 @@ class Renderer:
             try:
                 reply = self._exchange(request)
             except _Killed as error:
-                raise VitralError(f"chat_template was stopped: {error}", _REMEDY) from None
+                raise TemplateStoppedError(f"chat_template was stopped: {error}", _REMEDY) from None
         if "error" in reply:
             raise VitralError(f"chat_template failed: {reply['error']}", "", param="messages")
         return reply["text"]

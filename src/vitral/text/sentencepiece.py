@@ -149,15 +149,16 @@ def _keep_whole(core: Core, pieces: Pieces) -> None:
     """Cuts user-defined pieces out of the normalised text; the model takes each as it is (`ignore_merges`).
 
     Added tokens would cut the text before it is normalised, and what follows them would get a prefix of its own. A
-    Unigram needs no cut: its scores see to it.
+    Unigram needs no cut for them: its scores see to it. Text that spells a byte piece (`<0x41>`) is cut where the model
+    would otherwise take it for that byte.
     """
-    if pieces.unigram or not pieces.defined():
-        return
-    pattern = any_of(pieces.defined())
-    if pieces.byte_fallback:
-        # A whole text that spells a byte piece is not that byte.
-        pattern += r"|\A<(?=0x[0-9A-F]{2}>\z)"
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    patterns = []
+    if pieces.unigram:
+        patterns += [r"<(?=0x[0-9A-F]{2}>)"] if pieces.byte_fallback else []
+    elif pieces.defined():
+        patterns += [any_of(pieces.defined()), *([r"\A<(?=0x[0-9A-F]{2}>\z)"] if pieces.byte_fallback else [])]
+    if patterns:
+        core.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(patterns)), behavior="isolated")
 
 
 def any_of(words: Collection[str]) -> str:

@@ -29,6 +29,7 @@ ROLES: dict[str, dict[str, str]] = {
     "unigram": {"pad": "<pad>", "eos": "</s>", "unk": "<unk>", "bos": "<s>"},
 }
 """The special tokens that each kind has from the start; they take the first ids."""
+_LARGER = "Give a larger one, or normalise more"
 _CHUNK = 1 << 16  # characters handed over at a time
 
 
@@ -75,7 +76,7 @@ def train(
     if size > vocab_size:
         raise VitralError(
             f"vocab_size is {vocab_size}, but the letters of the texts alone take {size}",
-            "Give a larger one, or normalise more",
+            _LARGER,
             param="vocab_size",
         )
     _set_frame(kind, core)
@@ -119,7 +120,14 @@ def _learn(kind: str, core: Core, source: Iterable[str | Path], options: dict[st
     learner.normalizer, learner.pre_tokenizer = core.normalizer, core.pre_tokenizer
     trainer = makers[kind](special_tokens=[*names, *letters], show_progress=False, **options)
     seen = _Seen()
-    learner.train_from_iterator(seen.through(_texts(source)), trainer)
+    try:
+        learner.train_from_iterator(seen.through(_texts(source)), trainer)
+    except VitralError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise VitralError(
+            f"the texts give no {kind} of vocab_size {options['vocab_size']} ({error})", _LARGER
+        ) from error
     if not seen.characters:
         raise VitralError("source holds no text", "Give texts or files to learn from", param="source")
     core.model = _settled(learner.model, len(names)) if kind == "unigram" else learner.model

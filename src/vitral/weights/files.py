@@ -22,8 +22,11 @@ def replacing(path: Path) -> Iterator[Path]:
     The bytes reach the disk before the name does, so a crash leaves the old file or the new one, never half of one.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.touch()
+    mode = temporary.stat().st_mode  # the user's own; some writers replace the file by a private one
     try:
         yield temporary
+        temporary.chmod(mode)
         sync(temporary)
         os.replace(temporary, path)
     finally:
