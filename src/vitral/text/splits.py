@@ -103,10 +103,11 @@ def byte_level(*patterns: str) -> pre_tokenizers.PreTokenizer:
 
 
 def for_oniguruma(pattern: str) -> str:
-    """A pattern as tiktoken writes it, for the engine of `tokenizers`, which reads two things differently.
+    r"""A pattern as tiktoken writes it, for the engine of `tokenizers`, which reads two things differently.
 
     `{1,3}+` is possessive in one and "once or more" in the other (being possessive only saves time here), and `$` is
     the end of the text in one and of every line in the other.
+    Left as it is: `\w`, which takes in the zero-width joiners there and not here; no published pattern uses it.
     """
     pattern = re.sub(r"(?<!\\)(\{\d+(?:,\d*)?\})\+", r"\1", pattern)
     out, inside, place = [], False, 0
