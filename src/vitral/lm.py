@@ -140,10 +140,16 @@ class LanguageModel:
 
     # ── text ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def encode_prompt(self, prompt: Prompt, tools: Sequence[Any] | None = None) -> list[int]:
+    def encode_prompt(
+        self, prompt: Prompt, tools: Sequence[Any] | None = None, template: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """The ids the model reads: a text as it stands, messages through the chat template, or ids unchanged.
 
         Text never becomes a special token, whatever it spells; who wants one gives its id.
+
+        Args:
+            tools: JSON schemas of functions, for the template.
+            template: what else it may be told, such as {"enable_thinking": False} (`vitral.text.chat.OPTIONS`).
         """
         if isinstance(prompt, str):
             if not prompt:
@@ -159,23 +165,24 @@ class LanguageModel:
                 f"{self.name} has no chat template", "Give a plain prompt, or a model tuned for chat", param="messages"
             )
         messages: Any = list(prompt)
-        return encode_chat(self.tokenizer, self.chat, messages, tools=tools, add_generation_prompt=True)
+        return encode_chat(self.tokenizer, self.chat, messages, tools=tools, **(template or {}))
 
     def stream(
         self,
         prompt: Prompt,
         *,
         tools: Sequence[Any] | None = None,
+        template: Mapping[str, Any] | None = None,
         sampling: Sampling | None = None,
         **fields: Any,
     ) -> Iterator[Token]:
         """Tokens as they come; closing the iterator stops the work.
 
         Args:
-            prompt: a text, messages for the chat template, or ids.
+            prompt: a text, messages for the chat template, or ids; `tools` and `template` as in `encode_prompt`.
             sampling: all settings at once; single ones may be given by name instead or as well (temperature=…, stop=…).
         """
-        tokens = self._run([self.encode_prompt(prompt, tools)], self._sampling(sampling, fields))
+        tokens = self._run([self.encode_prompt(prompt, tools, template)], self._sampling(sampling, fields))
         return (token for _, token in tokens)
 
     @overload
@@ -187,13 +194,14 @@ class LanguageModel:
         prompt: Prompt | list[str] | list[list[int]],
         *,
         tools: Sequence[Any] | None = None,
+        template: Mapping[str, Any] | None = None,
         sampling: Sampling | None = None,
         **fields: Any,
     ) -> Generation | list[Generation]:
         """A finished answer; for a list of texts (or of ids), one each, worked out together. Options as in `stream`."""
         batch = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], (str, list))
         each: Any = prompt if batch else [prompt]
-        prompts = [self.encode_prompt(one, tools) for one in each]
+        prompts = [self.encode_prompt(one, tools, template) for one in each]
         answers: list[list[Token]] = [[] for _ in prompts]
         for row, token in self._run(prompts, self._sampling(sampling, fields)):
             answers[row].append(token)

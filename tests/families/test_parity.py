@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from tests.families import parity
@@ -43,7 +44,6 @@ def test_written_again_it_is_the_same_file(reference: Make, name: str, tmp_path:
         mine = answer(ref.load(), ref.ids, segments=ref.segments)
         assert worst(mine, answer(again, ref.ids, segments=ref.segments)) == 0
     body = transformers.AutoModel.from_pretrained(tmp_path / "one", attn_implementation="eager").eval()
-    with torch.no_grad():
-        pair = [model(ref.ids).last_hidden_state for model in (body, ref.theirs.base_model)]
-    assert deviation(*pair) == 0 or ref.row.grows
+    bodies = [ref.ask(ref.ids, model, segments=ref.segments) for model in (ref.theirs.base_model, body)]
+    assert worst(*bodies) == 0
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
