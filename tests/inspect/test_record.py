@@ -222,3 +222,12 @@ def test_compiled_blocks_are_seen_and_stay_compiled() -> None:
     assert all(block._compiled_call_impl is not None for block in model.stack.blocks)
     assert torch.allclose(run(model, ids), plain, atol=1e-6)
     assert hooks(model) == 0
+
+
+def test_a_compiled_model_is_seen_under_its_own_names() -> None:
+    model, ids = tiny("llama3"), some_ids(1, 6)
+    compiled = torch.compile(model, backend="eager")
+    plain = run(model, ids)
+    with record(compiled, PATTERNS, "stack.blocks.1") as seen:
+        recorded = run(compiled, ids)
+    assert "stack.blocks.1" in seen and torch.equal(recorded, plain)

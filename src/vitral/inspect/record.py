@@ -67,6 +67,7 @@ def record(model: nn.Module, *patterns: str) -> Iterator[Recording]:
     """
     if not patterns:
         raise VitralError("record was given no pattern", 'Name the points to watch, for example "stack.blocks.*"')
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     known = points(model)
     watched: dict[str, nn.Module] = {}
     for pattern in patterns:

@@ -80,7 +80,7 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The mask a kernel adds to the scores: 0 where seen, the finite minimum elsewhere; None when all is seen.
 
     The minimum is finite on purpose: a query that sees nothing (padding) gets the mean of the values from every
-    kernel, never NaN.
+    kernel, never NaN. (float16's minimum is too small to drown the scores: there such a query is only finite.)
 
     Args:
         seen: bool [B|1, T, S].
