@@ -38,8 +38,8 @@ class Card:
     licence: str
 
 
-def heads(c: Config, d: int) -> tuple[int, int, int]:
-    """Query heads, key-value heads and head size of a Llama-style config, checked against each other."""
+def sizes(c: Config, d: int) -> dict[str, int]:
+    """The sizes of an attention of width d, as Llama-style configs give them, checked against each other."""
     n_heads = c.size("num_attention_heads")
     n_kv_heads = c.size("num_key_value_heads", n_heads)
     head_dim = c.get("head_dim", None)
@@ -51,7 +51,8 @@ def heads(c: Config, d: int) -> tuple[int, int, int]:
         raise CheckpointError(
             f"config.json: num_attention_heads {n_heads} is not a multiple of num_key_value_heads {n_kv_heads}"
         )
-    return n_heads, n_kv_heads, c.size("head_dim", d // n_heads)
+    head_dim = c.size("head_dim", d // n_heads)
+    return {"d_model": d, "n_heads": n_heads, "n_kv_heads": n_kv_heads, "head_dim": head_dim}
 
 
 def pre_norm(norm: Spec, attention: Spec, ffn: Spec) -> Spec:

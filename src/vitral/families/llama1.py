@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vitral.families.assemble import Card, decoder, heads, pre_norm
+from vitral.families.assemble import Card, decoder, pre_norm, sizes
 from vitral.families.config import DEEPEST, LONGEST, Config
 from vitral.families.rules import Names
 from vitral.nn import Attention, Gated, RMSNorm, Spec
@@ -50,25 +50,16 @@ def spec(config: Mapping[str, Any]) -> Spec:
     """The model a Llama `config.json` describes."""
     c = Config(config, "llama")
     d = c.size("hidden_size")
-    n_heads, n_kv_heads, head_dim = heads(c, d)
+    shape = sizes(c, d)
     context = c.size("max_position_embeddings", 2048, most=LONGEST)
     eps = c.number("rms_norm_eps", 1e-6)
     bias, ffn_bias = c.flag("attention_bias"), c.flag("mlp_bias")
     c.only("rope_interleaved", False)
-    rotary = c.rotary(head_dim, context)
+    rotary = c.rotary(shape["head_dim"], context)
     norm = Spec(RMSNorm, d=d, eps=eps)
 
     def block() -> Spec:
-        attention = Spec(
-            Attention,
-            d_model=d,
-            n_heads=n_heads,
-            n_kv_heads=n_kv_heads,
-            head_dim=head_dim,
-            position=rotary,
-            bias=bias,
-            out_bias=bias,
-        )
+        attention = Spec(Attention, **shape, position=rotary, bias=bias, out_bias=bias)
         ffn = Spec(Gated, d_model=d, d_ff=c.size("intermediate_size"), act=c.activation("hidden_act"), bias=ffn_bias)
         return pre_norm(norm, attention, ffn)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vitral.errors import CheckpointError
 from vitral.families import llama1
-from vitral.families.assemble import Card, decoder, heads, pre_norm
+from vitral.families.assemble import Card, decoder, pre_norm, sizes
 from vitral.families.config import DEEPEST, LONGEST, Config
 from vitral.nn import Attention, Causal, Gated, Kind, RMSNorm, Spec, Window
 
@@ -49,24 +49,15 @@ def spec(config: Mapping[str, Any]) -> Spec:
     """The model a Qwen2 `config.json` describes."""
     c = Config(config, "qwen2")
     d = c.size("hidden_size")
-    n_heads, n_kv_heads, head_dim = heads(c, d)
+    shape = sizes(c, d)
     context = c.size("max_position_embeddings", 32768, most=LONGEST)
     eps = c.number("rms_norm_eps", 1e-6)
     c.only("use_mrope", False)  # positions in three axes, of the vision models; published text files say so
-    rotary = c.rotary(head_dim, context)
+    rotary = c.rotary(shape["head_dim"], context)
     norm = Spec(RMSNorm, d=d, eps=eps)
 
     def block(kind: Kind) -> Spec:
-        attention = Spec(
-            Attention,
-            d_model=d,
-            n_heads=n_heads,
-            n_kv_heads=n_kv_heads,
-            head_dim=head_dim,
-            kind=kind,
-            position=rotary,
-            bias=True,
-        )
+        attention = Spec(Attention, **shape, kind=kind, position=rotary, bias=True)
         ffn = Spec(Gated, d_model=d, d_ff=c.size("intermediate_size"), act=c.activation("hidden_act"))
         return pre_norm(norm, attention, ffn)
 

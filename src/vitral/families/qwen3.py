@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from vitral.families import llama1, qwen2
-from vitral.families.assemble import Card, decoder, heads, pre_norm
+from vitral.families.assemble import Card, decoder, pre_norm, sizes
 from vitral.families.config import DEEPEST, LONGEST, Config
 from vitral.nn import Attention, Gated, Kind, RMSNorm, Spec
 
@@ -35,20 +35,17 @@ def spec(config: Mapping[str, Any]) -> Spec:
     """The model a Qwen3 `config.json` describes."""
     c = Config(config, "qwen3")
     d = c.size("hidden_size")
-    n_heads, n_kv_heads, head_dim = heads(c, d)
+    shape = sizes(c, d)
     context = c.size("max_position_embeddings", 32768, most=LONGEST)
     eps = c.number("rms_norm_eps", 1e-6)
     bias = c.flag("attention_bias")
-    rotary = c.rotary(head_dim, context)
-    norm, head_norm = Spec(RMSNorm, d=d, eps=eps), Spec(RMSNorm, d=head_dim, eps=eps)
+    rotary = c.rotary(shape["head_dim"], context)
+    norm, head_norm = Spec(RMSNorm, d=d, eps=eps), Spec(RMSNorm, d=shape["head_dim"], eps=eps)
 
     def block(kind: Kind) -> Spec:
         attention = Spec(
             Attention,
-            d_model=d,
-            n_heads=n_heads,
-            n_kv_heads=n_kv_heads,
-            head_dim=head_dim,
+            **shape,
             kind=kind,
             position=rotary,
             q_norm=head_norm.replace(),
