@@ -14,6 +14,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
 TORCH  := $(shell grep '^torch==' constraints.txt)
+PIPPIN := $(shell grep '^pip==' constraints.txt)
 # A stamp is named by what was installed: change a pin and the next `make` installs again, change nothing and it is instant.
 KEY    := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 CORE   := $(VENV)/.stamp-core-$(KEY)
@@ -68,6 +69,7 @@ define install
   echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); fi
 @touch $(VENV)/.unfinished
 @echo "installing $(TORCH) (190 MB for the CPU build), then the packages of constraints.txt: a few minutes the first time"
+$(PIP) install --quiet --upgrade "$(PIPPIN)"
 $(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 $(PIP) install --quiet --constraint constraints.txt --editable "$(1)"
 @rm -f $(VENV)/.stamp-* $(VENV)/.unfinished

@@ -9,6 +9,7 @@ trap 'rm -rf "$here"' EXIT
 
 "${PYTHON:-python3}" -m venv "$here/venv"
 pip="$here/venv/bin/python -m pip --disable-pip-version-check"
+$pip install --quiet --upgrade pip
 $pip install --quiet "torch==$torch"
 $pip install --quiet ".[dev,hub,gguf]"
 {
@@ -17,7 +18,7 @@ $pip install --quiet ".[dev,hub,gguf]"
 # Made by `make lock` (scripts/lock.sh): a new venv, torch first, then the package with all its extras, then `pip freeze`.
 # A local build tag such as +cpu is dropped: the pin holds for any build of that release.
 NOTE
-    $pip freeze --all | grep -Ev '^(pip|vitral|wheel)( |=)' | sed -E 's/\+[a-z0-9.]+$//' | LC_ALL=C sort -f
+    $pip freeze --all | grep -Ev '^(vitral|wheel)( |=)' | sed -E 's/\+[a-z0-9.]+$//' | LC_ALL=C sort -f
 } > "$here/constraints.txt"
 mv "$here/constraints.txt" constraints.txt
 echo "constraints.txt: $(grep -vc '^#' constraints.txt) pins"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import vitral
+import vitral.generate.embed
 from tests.artefacts import artefact
 from vitral.errors import NotFoundError, PromptTooLongError, VitralError
 
@@ -188,6 +190,68 @@ def test_a_text_too_long_to_embed_is_refused_unless_asked(minilm: Any) -> None:
         minilm.generate("Hello")
     with pytest.raises(VitralError, match="head"):
         minilm.logits([101, 102])
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny folder with weights and no tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    folder = tmp_path_factory.mktemp("bare")
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, max_position_embeddings=64)).save_pretrained(folder)
+    return vitral.load(folder)
+
+
+def test_ids_need_no_tokenizer(bare: Any) -> None:
+    answer = bare.generate([1, 2, 3], max_tokens=5)
+    assert len(answer.ids) == 5 and answer.text == "" and answer.prompt_ids == (1, 2, 3)
+    for same in (np.array([1, 2, 3]), torch.tensor([1, 2, 3]), (1, 2, 3)):
+        assert bare.generate(same, max_tokens=5).ids == answer.ids
+    assert bare.generate([[1, 2, 3], [4]], max_tokens=5)[0].ids == answer.ids
+    assert len(list(bare.stream([1], max_tokens=2))) == 2
+    with pytest.raises(VitralError, match="no tokenizer"):
+        bare.generate("text")
+    with pytest.raises(VitralError, match="no tokenizer"):
+        bare.generate([1], stop=["."])
+    assert bare.licence == "unknown"
+
+
+def test_what_makes_no_sense_is_refused_in_one_line(bare: Any, minilm: Any) -> None:
+    message = {"role": "user", "content": "Hi"}
+    wrong: dict[str, Any] = {
+        "prompt is a dict": lambda: bare.generate(message),
+        "prompt is a NoneType": lambda: bare.generate(None),
+        "prompt is a int": lambda: bare.generate(5),
+        "ids outside 0 to 49": lambda: bare.generate([50]),
+        "stop is 5": lambda: bare.generate([1], stop=5),
+        "no chat template": lambda: bare.generate([message]),
+        "beams is not available": lambda: bare.generate([1], beams=4),
+        "no use for decoder_input_ids": lambda: bare.logits([1], decoder_input_ids=[1]),
+        "input_ids is a list": lambda: bare.logits([[1, 2], [3]]),
+        "input_ids is a str": lambda: bare.logits("abc"),
+        "input_ids is a NoneType": lambda: bare.logits(None),
+        "input_ids has shape": lambda: bare.logits([0.5]),
+        "attention_mask has shape": lambda: bare.logits([1, 2], attention_mask=[1]),
+        "knows no segments": lambda: bare.logits([1], segments=[0]),
+        "segments is out of range": lambda: minilm.hidden([101, 102], segments=[0, 5]),
+        "text 0 has no tokens": lambda: vitral.generate.embed.embed(bare.model, [[]], bare.pooling),
+        "device 'banana'": lambda: vitral.load("x", device="banana"),
+        "the model is ''": lambda: vitral.load(""),
+        "the model is None": lambda: vitral.load(None),  # type: ignore[arg-type]
+    }
+    for said, call in wrong.items():
+        with pytest.raises(VitralError, match=re.escape(said)) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert bare.generate([1], max_tokens=2, beams=1, schema=None, top_k=None, stop=None).finish_reason == "length"
+
+
+def test_numbers_that_were_looked_at_can_be_worked_with(bare: Any) -> None:
+    logits = bare.logits([1, 2], decoder_input_ids=None, pixel_values=None)
+    logits.add_(1)
+    torch.nn.Linear(16, 2)(bare.hidden([1, 2])).sum().backward()
+    assert not logits.requires_grad
 
 
 def test_saved_folders_open_in_transformers(smollm2: Any, minilm: Any, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from vitral.errors import PromptTooLongError, VitralError, did_you_mean
 from vitral.generate.embed import Pooling, embed
-from vitral.generate.loop import run
+from vitral.generate.loop import NoText, run
 from vitral.generate.request import Generation, Sampling, Token
+from vitral.inputs import Ids, as_ids, segment_table, table, usable
 from vitral.nn import Model, Spec
 from vitral.source import Source
 from vitral.text.chat import ChatTemplate, encode_chat
@@ -32,7 +33,6 @@ Prompt = str | Messages | Sequence[int]
 """A text as it stands, messages for the chat template, or ids."""
 LATER = {"beams": 1, "schema": None}
 """Options that later versions give a meaning; here only these values are accepted."""
-Ids = Tensor | Sequence[int] | Sequence[Sequence[int]] | NDArray[Any]
 
 
 def load(
@@ -55,6 +55,7 @@ def load(
     """
     if quantize is not None:
         raise VitralError(f"quantize={quantize!r} is not available yet", "Leave it out: weights are held in dtype")
+    device = usable(device)
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise VitralError(f"dtype is {name!r:.40}", did_you_mean(name, DTYPES))
@@ -80,7 +81,7 @@ class LanguageModel:
         self.family = family
         self.source = source
         self.name = source.name
-        self.licence = source.licence or family.CARD.licence
+        self.licence = source.licence or "unknown"
         self.context = model.context
         self.kind = "decoder" if model.generates else "encoder"
         self.defaults = source.sampling()
@@ -101,42 +102,47 @@ class LanguageModel:
 
     # ── looking at numbers ──────────────────────────────────────────────────────────────────────────────────
 
-    def logits(self, input_ids: Ids, attention_mask: Ids | None = None, *, segments: Ids | None = None) -> Tensor:
+    def logits(
+        self,
+        input_ids: Ids,
+        attention_mask: Ids | None = None,
+        decoder_input_ids: Ids | None = None,
+        pixel_values: Any = None,
+        *,
+        segments: Ids | None = None,
+    ) -> Tensor:
         """Logits [B, T, V] of ids [B, T] (or one text [T]); `attention_mask` is 0 on padding, which may be on either
         side.
         """
         if self.model.head is None:
             raise VitralError(f"{self.name} has no vocabulary head", "Use hidden() or embed()")
+        for name, value in {"decoder_input_ids": decoder_input_ids, "pixel_values": pixel_values}.items():
+            if value is not None:
+                raise VitralError(f"{self.name} has no use for {name}", "Leave it out", param=name)
         ids, step, options = self._whole_pass(input_ids, attention_mask, segments)
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.model(ids, step, **options)
 
     def hidden(self, input_ids: Ids, attention_mask: Ids | None = None, *, segments: Ids | None = None) -> Tensor:
         """Hidden states [B, T, d_model] after the last norm."""
         ids, step, options = self._whole_pass(input_ids, attention_mask, segments)
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.model.hidden(ids, step, **options)
 
     def _whole_pass(self, input_ids: Ids, attention_mask: Ids | None, segments: Ids | None) -> tuple[Tensor, Any, Any]:
-        ids = self._ids("input_ids", input_ids)
+        device = next(self.model.parameters()).device
+        ids = table("input_ids", input_ids, device)
         vocab = self.model.embed.tokens.weight.shape[0]
         if ids.numel() == 0 or int(ids.min()) < 0 or int(ids.max()) >= vocab:
             raise VitralError("input_ids is empty or out of range", f"Ids run from 0 to {vocab - 1}", param="input_ids")
         if ids.shape[1] > self.context:
             raise PromptTooLongError(f"input_ids holds {ids.shape[1]} tokens and the context {self.context}")
-        valid = None if attention_mask is None else self._ids("attention_mask", attention_mask).bool()
-        options = {} if segments is None else {"segments": self._ids("segments", segments)}
+        valid = None if attention_mask is None else table("attention_mask", attention_mask, device).bool()
+        options = {} if segments is None else {"segments": segment_table(segments, self.model.embed.segments, device)}
         for name, other in {"attention_mask": valid, **options}.items():
             if other is not None and other.shape != ids.shape:
                 raise VitralError(f"{name} has shape {list(other.shape)} and input_ids {list(ids.shape)}", param=name)
         return ids, self.model.step(ids, valid), options
-
-    def _ids(self, name: str, values: Ids) -> Tensor:
-        tensor = torch.as_tensor(values, device=next(self.model.parameters()).device)
-        tensor = tensor[None] if tensor.ndim == 1 else tensor
-        if tensor.ndim != 2 or tensor.is_floating_point() or tensor.is_complex():
-            raise VitralError(f"{name} has shape {list(tensor.shape)} of {tensor.dtype}", "Give whole numbers [B, T]")
-        return tensor.long()
 
     # ── text ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,11 +161,17 @@ class LanguageModel:
             if not prompt:
                 raise VitralError("the prompt is empty", "Give some text", param="prompt")
             return self.tokenizer.encode(prompt)
+        ids = as_ids(prompt)
+        if ids is not None:
+            return ids
+        if not isinstance(prompt, (list, tuple)) or not all(isinstance(message, Mapping) for message in prompt):
+            raise VitralError(
+                f"the prompt is a {type(prompt).__name__}",
+                "Give a text, a list of messages, or a list of ids",
+                param="prompt",
+            )
         if not prompt:
             raise VitralError("there are no messages", "Give at least one", param="messages")
-        if _are_ids(prompt):
-            ids: Any = prompt
-            return list(ids)
         if self.chat is None:
             raise VitralError(
                 f"{self.name} has no chat template", "Give a plain prompt, or a model tuned for chat", param="messages"
@@ -199,7 +211,8 @@ class LanguageModel:
         **fields: Any,
     ) -> Generation | list[Generation]:
         """A finished answer; for a list of texts (or of ids), one each, worked out together. Options as in `stream`."""
-        batch = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], (str, list))
+        batch = isinstance(prompt, (list, tuple)) and len(prompt) > 0 and not isinstance(prompt[0], Mapping)
+        batch = batch and as_ids(prompt) is None
         each: Any = prompt if batch else [prompt]
         prompts = [self.encode_prompt(one, tools, template) for one in each]
         answers: list[list[Token]] = [[] for _ in prompts]
@@ -211,7 +224,7 @@ class LanguageModel:
                 prompt_ids=tuple(ids),
                 tokens=tuple(tokens),
                 finish_reason=tokens[-1].finish_reason or "length",
-                prompt_text=self.tokenizer.decode(ids, skip_special=False),
+                prompt_text=self._tokenizer.decode(ids, skip_special=False) if self._tokenizer else "",
             )
             for ids, tokens in zip(prompts, answers, strict=True)
         ]
@@ -223,9 +236,12 @@ class LanguageModel:
         vocab = self.model.embed.tokens.weight.shape[0]
         if any(not 0 <= id < vocab for ids in prompts for id in ids):
             raise VitralError(f"the prompt has ids outside 0 to {vocab - 1}, the model's vocabulary", param="prompt")
-        limit = min(vocab, self.tokenizer.vocab_size)
+        if self._tokenizer is None and sampling.stop:
+            raise VitralError(f"{self.name} has no tokenizer, so no text to stop at", param="stop")
+        tokenizer = self._tokenizer or NoText()
+        limit = vocab if self._tokenizer is None else min(vocab, self._tokenizer.vocab_size)
         settings = [sampling] * len(prompts)
-        return run(self.model, prompts, settings, tokenizer=self.tokenizer, eos=self.eos, vocab_limit=limit)
+        return run(self.model, prompts, settings, tokenizer=tokenizer, eos=self.eos, vocab_limit=limit)
 
     def _sampling(self, sampling: Sampling | None, fields: dict[str, Any]) -> Sampling:
         for name, neutral in LATER.items():
@@ -238,7 +254,9 @@ class LanguageModel:
                 did_you_mean(unknown[0], Sampling.__dataclass_fields__),
                 param=unknown[0],
             )
-        return replace(sampling or self.defaults, **fields)
+        # None means the default, where None is not a setting of its own.
+        given = {k: v for k, v in fields.items() if v is not None or k in ("max_tokens", "seed")}
+        return replace(sampling or self.defaults, **given)
 
     def embed(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float32]:
         """Vectors float32 [N, d], one a text, pooled and normalised as the model's folder says.
@@ -283,7 +301,3 @@ class LanguageModel:
         fields = self.source.tokenizer_fields(self.tokenizer)
         names, config = self.family.NAMES, self.config
         return save_gguf(path, model=self.model, names=names, config=config, tokenizer_fields=fields, kind=kind)
-
-
-def _are_ids(prompt: Sequence[Any]) -> bool:
-    return all(isinstance(id, int) and not isinstance(id, bool) for id in prompt)

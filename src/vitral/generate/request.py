@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from types import NoneType
 from typing import Any, Literal
 
 from vitral.errors import VitralError
@@ -46,7 +47,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         given: Any = self.stop
-        object.__setattr__(self, "stop", (given,) if isinstance(given, str) else tuple(given))
+        if not isinstance(given, (str, list, tuple, NoneType)):
+            raise VitralError(f"stop is {given!r:.40}", "Give a string, or a list of strings", param="stop")
+        object.__setattr__(self, "stop", (given,) if isinstance(given, str) else tuple(given or ()))
         if self.max_tokens is not None:
             _whole("max_tokens", self.max_tokens, 1, 2**31)
         _number("temperature", self.temperature, 0.0, 100.0)

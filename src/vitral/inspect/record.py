@@ -13,16 +13,20 @@ was.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock, get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitral.errors import VitralError, did_you_mean
+from vitral.errors import VitralError
 from vitral.nn import Fused
+
+_one_at_a_time = RLock()  # kernels are swapped in the model itself
 
 
 class Recording(Mapping[str, Tensor]):
@@ -60,39 +64,51 @@ def _is_called(module: nn.Module) -> bool:
 def record(model: nn.Module, *patterns: str) -> Iterator[Recording]:
     """Watch the points whose names match the patterns (`*` crosses dots) while the context lasts.
 
-    Compiled code is run eagerly meanwhile, because hooks are not seen by it.
+    Compiled code is run eagerly meanwhile, because hooks are not seen by it. Only what this thread computes is kept;
+    another thread that wants to record waits.
 
     Raises:
         VitralError: on entering, if a pattern matches nothing; on leaving, if a matched point never fired.
     """
-    if not patterns:
-        raise VitralError("record was given no pattern", 'Name the points to watch, for example "stack.blocks.*"')
+    if not isinstance(model, nn.Module):
+        raise VitralError(f"record was given a {type(model).__name__}", "Give the module: record(lm.model, …)")
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise VitralError("record needs patterns of text", 'Name the points to watch, for example "stack.blocks.*"')
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     known = points(model)
     watched: dict[str, nn.Module] = {}
     for pattern in patterns:
         found = {name: module for name, module in known.items() if fnmatch.fnmatchcase(name, pattern)}
         if not found:
-            raise VitralError(f"no point matches {pattern!r}", did_you_mean(pattern, known) if len(known) < 60 else "")
+            close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or list(known)[:3]
+            raise VitralError(
+                f"no point matches {pattern!r:.80}", f"There are {len(known)}, such as {', '.join(close)}"
+            )
         watched |= found
     seen = Recording()
-    undo = [_swap(model, name, seen) for name in watched if isinstance(_parent(model, name), Fused)]
-    # By name, not by module: a watched kernel may just have been swapped.
-    handles = [model.get_submodule(name).register_forward_hook(_keeper(seen, name)) for name in watched]
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-        for owner, name, kernel in undo:
-            setattr(owner, name, kernel)
+    with _one_at_a_time, _hooks(model, watched, seen), torch.compiler.set_stance("force_eager"):
+        yield seen
     silent = [name for name in watched if name not in seen.fired]
     if silent:
         raise VitralError(
             f"{len(silent)} watched points never fired: {', '.join(silent[:3])}",
             "Run the model inside the context, by a path that reaches them",
         )
+
+
+@contextmanager
+def _hooks(model: nn.Module, watched: Iterable[str], seen: Recording) -> Iterator[None]:
+    """The fused kernels of watched patterns swapped, a hook on every watched point; all undone at the end."""
+    undo = [_swap(model, name, seen) for name in watched if isinstance(_parent(model, name), Fused)]
+    # By name, not by module: a watched kernel may just have been swapped.
+    handles = [model.get_submodule(name).register_forward_hook(_keeper(seen, name, get_ident())) for name in watched]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for owner, name, kernel in undo:
+            setattr(owner, name, kernel)
 
 
 def _parent(model: nn.Module, name: str) -> nn.Module:
@@ -111,9 +127,10 @@ def _swap(model: nn.Module, point: str, seen: Recording) -> tuple[nn.Module, str
     return owner, name, kernel
 
 
-def _keeper(seen: Recording, name: str) -> Any:
+def _keeper(seen: Recording, name: str, thread: int) -> Any:
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            seen.fired.setdefault(name, []).append(output.detach().clone())
+        if isinstance(output, Tensor) and get_ident() == thread:
+            with torch.inference_mode(False):  # an ordinary tensor, also when the model ran in inference mode
+                seen.fired.setdefault(name, []).append(output.detach().clone())
 
     return keep

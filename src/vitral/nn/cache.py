@@ -2,10 +2,10 @@
 
     B rows · K key-value heads · T new tokens · S slots · D head size
 
-`KeyValue` is what one mixer holds: tensors and nothing else. `Cache` is the host's side: how long each row is, where
+`KeyValue` is what one mixer holds: tensors and their mask kind. `Cache` is the host's side: how long each row is, where
 the next tokens go, and the step that says so. A row's slots form a ring: the token at position p lives in slot p mod
 capacity, so a sliding window keeps `size + chunk - 1` slots and a full cache simply never wraps. Padding is written
-to one spare row that nobody reads.
+to a spare slot of its row that nobody reads.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from vitral.nn.step import Step, View
 
 @dataclass(frozen=True, eq=False)
 class KeyValue:
-    """The keys and values of one attention layer, [N, K, S, D] each; row N - 1 is the spare one."""
+    """The keys and values of one attention layer, [B, K, S + 1, D] each; the last slot is the spare one."""
 
+    kind: Kind
     k: Tensor
     v: Tensor
 
@@ -33,15 +34,24 @@ class KeyValue:
         S = view.key_positions.shape[-1]
         for store, new in ((self.k, k), (self.v, v)):
             store[view.block, :, view.slots] = new.transpose(1, 2).to(store.dtype)  # [B, T, K, D]
-        B = k.shape[0]
-        return self.k[:B, :, :S].to(k.dtype), self.v[:B, :, :S].to(v.dtype)
+        return self.k[:, :, :S].to(k.dtype), self.v[:, :, :S].to(v.dtype)
 
     def rows(self, rows: Tensor) -> KeyValue:
-        """A copy that holds the given rows, in that order, and a spare one."""
-        rows = torch.cat((rows, rows.new_tensor([self.k.shape[0] - 1])))
-        return KeyValue(self.k.index_select(0, rows), self.v.index_select(0, rows))
+        """A copy that holds the given rows, in that order."""
+        return KeyValue(self.kind, self.k.index_select(0, rows), self.v.index_select(0, rows))
+
+    def grown(self, slots: int) -> KeyValue:
+        """The same with room for `slots`; itself where it has that."""
+        held = self.k.shape[2] - 1
+        if slots <= held:
+            return self
+        k, v = (t.new_zeros(*t.shape[:2], slots + 1, t.shape[3]) for t in (self.k, self.v))
+        k[:, :, :held], v[:, :, :held] = self.k[:, :, :held], self.v[:, :, :held]
+        return KeyValue(self.kind, k, v)
 
 
+START = 256
+"""Slots a cache begins with."""
 Allocate = Callable[[Kind, int, int, int], KeyValue]
 """(kind, heads, key size, value size) → an empty cache: what a mixer is handed to make its own."""
 
@@ -53,7 +63,7 @@ class Cache:
         new_cache: the model's `new_cache`, which lets every mixer choose its kind.
         kinds: the mask kinds the model uses.
         rows: B.
-        length: most tokens a row will ever hold.
+        length: most tokens a row will ever hold; memory is taken as it is needed, by doubling.
         chunk: most tokens that arrive in one step; a window's ring has room for them.
     """
 
@@ -75,10 +85,12 @@ class Cache:
         self.device = torch.device(device)
         self.lengths = [0] * rows
         self.peaks = [0] * rows  # the most each row has held: how much of a ring has been overwritten
+        self.slots = {kind: min(self.capacity(kind), START) for kind in self.kinds}
 
         def allocate(kind: Kind, heads: int, key_size: int, value_size: int) -> KeyValue:
-            shape = (rows + 1, heads, kind.capacity(length, self.chunk))
-            return KeyValue(*(torch.zeros(*shape, size, dtype=dtype, device=device) for size in (key_size, value_size)))
+            shape = (rows, heads, self.slots[kind] + 1)
+            k, v = (torch.zeros(*shape, size, dtype=dtype, device=device) for size in (key_size, value_size))
+            return KeyValue(kind, k, v)
 
         self.tree = new_cache(allocate)
 
@@ -99,12 +111,25 @@ class Cache:
         positions = (held + valid.cumsum(-1) - 1).clamp_min(0)  # [B, T]
         self.lengths = [h + c for h, c in zip(self.lengths, counts, strict=True)]
         self.peaks = [max(pair) for pair in zip(self.peaks, self.lengths, strict=True)]
-        rows = torch.where(valid, torch.arange(B)[:, None], B)  # padding goes to the spare row
-        views = {kind.name: self._view(kind, positions, rows) for kind in self.kinds}
+        self._make_room()
+        views = {kind.name: self._view(kind, positions, valid) for kind in self.kinds}
         return Step(positions=positions.to(self.device), views=views, cache=self.tree)
 
-    def _view(self, kind: Kind, positions: Tensor, rows: Tensor) -> View:
-        capacity = kind.capacity(self.length, self.chunk)
+    def capacity(self, kind: Kind) -> int:
+        """Slots at which the ring of a kind wraps."""
+        return kind.capacity(self.length, self.chunk)
+
+    def _make_room(self) -> None:
+        needed = {kind: min(self.capacity(kind), max(self.lengths)) for kind in self.kinds}
+        if all(needed[kind] <= self.slots[kind] for kind in self.kinds):
+            return
+        for kind in self.kinds:
+            if needed[kind] > self.slots[kind]:
+                self.slots[kind] = min(self.capacity(kind), max(needed[kind], 2 * self.slots[kind]))
+        self.tree = _map(self.tree, lambda cache: cache.grown(self.slots[cache.kind]))
+
+    def _view(self, kind: Kind, positions: Tensor, valid: Tensor) -> View:
+        capacity = self.capacity(kind)
         newest = torch.tensor(self.lengths)[:, None] - 1  # [B, 1]
         slots = torch.arange(min(capacity, max(self.lengths)))[None]  # [1, S]
         keys = newest - (newest - slots) % capacity  # the newest position that lives in each slot; < 0: none yet
@@ -114,8 +139,8 @@ class Cache:
         return View(
             mask=None if mask is None else mask.to(to),
             key_positions=keys.to(to),
-            block=rows.to(to),
-            slots=(positions % capacity).to(to),
+            block=torch.arange(len(positions), device=to)[:, None],
+            slots=torch.where(valid, positions % capacity, self.slots[kind]).to(to),  # padding: the spare slot
         )
 
     def truncate(self, row: int, length: int) -> None:
@@ -125,7 +150,7 @@ class Cache:
             raise ValueError(f"row {row} holds {self.lengths[row]} tokens and cannot be cut to {length}")
         peak = self.peaks[row]
         for kind in self.kinds:
-            if length and peak > kind.capacity(self.length, self.chunk) and peak - length > self.chunk:
+            if length and peak > self.capacity(kind) and peak - length > self.chunk:
                 raise ValueError(
                     f"{kind.name} has overwritten what lay {peak - length} tokens back; at most {self.chunk} can go"
                 )
@@ -139,6 +164,7 @@ class Cache:
         other.__dict__.update(self.__dict__)
         other.lengths = [self.lengths[row] for row in rows]
         other.peaks = [self.peaks[row] for row in rows]
+        other.slots = dict(self.slots)
         index = torch.tensor(list(rows), device=self.device)
         other.tree = _map(self.tree, lambda cache: cache.rows(index))
         return other

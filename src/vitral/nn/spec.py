@@ -82,9 +82,12 @@ class Spec:
                     same = all(args[name] is value for name, value in node.args.items())
                     done[id(node)] = change(node if same else Spec(node.part, **args))
                 return done[id(node)]
+            if isinstance(node, dict):
+                new = {name: visit(child) for name, child in node.items()}
+                return node if all(new[name] is child for name, child in node.items()) else new
             if isinstance(node, (list, tuple)):
-                new = type(node)(visit(child) for child in node)
-                return node if all(a is b for a, b in zip(new, node, strict=True)) else new
+                made = type(node)(visit(child) for child in node)
+                return node if all(a is b for a, b in zip(made, node, strict=True)) else made
             return node
 
         return visit(self)
@@ -98,17 +101,16 @@ class Spec:
                 if id(node) not in made:
                     made[id(node)] = node.part(**{name: make(value) for name, value in node.args.items()})
                 return made[id(node)]
+            if isinstance(node, dict):
+                return {name: make(child) for name, child in node.items()}
             if isinstance(node, (list, tuple)):
                 return type(node)(make(child) for child in node)
             return node
 
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            with torch.device(device):
-                return make(self)
-        finally:
-            torch.set_default_dtype(before)
+        with torch.device(device):
+            module = make(self)
+        # Cast afterwards: the default dtype belongs to the whole process, other threads included.
+        return module.to(dtype)
 
     def count(self) -> Count:
         """Parameters in total and active per token; a shared part counts once."""

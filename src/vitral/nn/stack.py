@@ -39,12 +39,9 @@ class Stack(Mixer):
                 if all(position is not p or kind != k for p, k in self.uses):
                     self.uses.append((position, kind))
         self.shared = nn.ModuleList(shared)
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """The mask kinds in use, each once, in the order of the layers."""
         found = (getattr(module, "kind", None) for module in self.blocks.modules())
-        return tuple(dict.fromkeys(kind for kind in found if isinstance(kind, Kind)))
+        self.kinds = tuple(dict.fromkeys(kind for kind in found if isinstance(kind, Kind)))
+        """The mask kinds in use, each once, in the order of the layers."""
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         step = replace(step, ready=self.prepare(step))

