@@ -23,8 +23,8 @@ _HOME = {
 __all__ = ["__version__", "families", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from vitral.errors import VitralError as VitralError
     from vitral import families as families
+    from vitral.errors import VitralError as VitralError
     from vitral.families import presets as presets
     from vitral.families import spec as spec
     from vitral.generate.request import Sampling as Sampling

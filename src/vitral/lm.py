@@ -298,6 +298,13 @@ class LanguageModel:
 
     def save_gguf(self, path: str | Path, *, kind: str = "F32") -> Path:
         """Write a GGUF file that llama.cpp opens; kind is F32, F16 or Q8_0."""
-        fields = self.source.tokenizer_fields(self.tokenizer)
-        names, config = self.family.NAMES, self.config
-        return save_gguf(path, model=self.model, names=names, config=config, tokenizer_fields=fields, kind=kind)
+        embeds = self.source.embeds or not self.model.generates
+        return save_gguf(
+            path,
+            model=self.model,
+            names=self.family.NAMES,
+            config=self.config,
+            tokenizer_fields=self.source.tokenizer_fields(self.tokenizer),
+            kind=kind,
+            pooling=(self.pooling.mode, self.pooling.max_tokens) if embeds else None,
+        )

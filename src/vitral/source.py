@@ -18,6 +18,8 @@ from vitral.generate.request import Sampling
 from vitral.text.chat import ChatTemplate
 from vitral.text.tokenizer import Tokenizer
 from vitral.weights import catalogue
+from vitral.weights.files import user_path
+from vitral.weights.gguf_config import pooling_of
 from vitral.weights.gguf_tokenizer import tokenizer_fields
 from vitral.weights.load import Checkpoint, open_checkpoint, read_json
 
@@ -26,7 +28,6 @@ _SENTENCE_FILES = (
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
-    "1_Pooling/config.json",
 )
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "*.tiktoken", "tekken.json")
 # Special tokens that end a turn; GGUF metadata names one of them at most.
@@ -56,7 +57,7 @@ class Source:
             raise VitralError(
                 f"the model is {source!r:.40}", "Give a folder, a GGUF file, a name or a hub id", param="model"
             )
-        path = Path(source).expanduser()
+        path = user_path(source)
         name = str(source)
         if path.exists():
             name = path.resolve().stem if path.is_file() else path.resolve().name
@@ -99,28 +100,34 @@ class Source:
         return frozenset(id for id in ids if isinstance(id, int) and not isinstance(id, bool))
 
     def sampling(self) -> Sampling:
-        """The publisher's settings; greedy when none are given."""
-        said = self.generation
-        if not said.get("do_sample"):
-            return Sampling(repetition_penalty=said.get("repetition_penalty") or 1.0)
+        """The publisher's settings; greedy where it does not ask for sampling."""
+        fields = ["repetition_penalty"]
+        if self.generation.get("do_sample"):
+            fields += ["temperature", "top_k", "top_p", "min_p"]
+        said = {name: value for name in fields if (value := self.generation.get(name)) is not None}
         try:
-            return Sampling(
-                temperature=float(said.get("temperature") or 1.0),
-                top_k=int(said.get("top_k") or 0),
-                top_p=float(said.get("top_p") or 1.0),
-                min_p=float(said.get("min_p") or 0.0),
-                repetition_penalty=float(said.get("repetition_penalty") or 1.0),
-            )
-        except (TypeError, ValueError) as error:
-            raise VitralError(f"generation_config.json: {error}") from error
+            return Sampling(**({"temperature": 1.0} if len(fields) > 1 else {}) | said)
+        except VitralError as error:
+            raise VitralError(f"generation_config.json: {error.message}", error.remedy) from None
+
+    @property
+    def embeds(self) -> bool:
+        """Whether its publisher made it to embed texts, and says how."""
+        if self.folder is None:
+            return pooling_of(self.checkpoint.metadata)[0] is not None
+        return (self.folder / "modules.json").exists()
 
     def pooling(self) -> Pooling:
-        """How the folder wants its texts pooled; the mean over tokens where it says nothing."""
-        if self.folder is None or not (self.folder / "modules.json").exists():
+        """How its texts are to be pooled: as the folder or the GGUF file says; the mean where nothing does."""
+        if not self.embeds:
             return Pooling()
-        modules = json.loads((self.folder / "modules.json").read_text(encoding="utf-8"))
-        pooling = read_json(self.folder / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
-        return Pooling.read(modules, pooling, read_json(self.folder / "sentence_bert_config.json", {}))
+        if self.folder is None:
+            mode, longest = pooling_of(self.checkpoint.metadata)
+            return Pooling.named(mode, longest)
+        modules = read_json(self.folder / "modules.json", kind=list)
+        place = self.folder / Pooling.place(modules)
+        sentence = read_json(self.folder / "sentence_bert_config.json", {})
+        return Pooling.read(modules, read_json(place / "config.json"), sentence)
 
     def save_beside(self, place: Path, tokenizer: Tokenizer | None, eos: frozenset[int]) -> None:
         """Write what belongs beside the weights of a saved folder."""
@@ -131,10 +138,16 @@ class Source:
             generation["eos_token_id"] = sorted(eos)
         if generation:
             (place / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-        for name in _SENTENCE_FILES if self.folder else ():
+        for name in self._sentence_files():
             if (self.folder / name).is_file():  # type: ignore[operator]
                 (place / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(self.folder / name, place / name)  # type: ignore[operator]
+
+    def _sentence_files(self) -> tuple[str, ...]:
+        if self.folder is None or not self.embeds:
+            return ()
+        modules = read_json(self.folder / "modules.json", kind=list)
+        return (*_SENTENCE_FILES, f"{Pooling.place(modules)}/config.json")
 
     def tokenizer_fields(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """The `tokenizer.*` metadata of a GGUF export: the file's own where it came from one."""

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from safetensors.torch import save_file
 
 from vitral.errors import CheckpointError, VitralError
 from vitral.families import family, of_config, preset_config
 from vitral.families.config import is_body
-from vitral.nn import Causal, Window
+from vitral.nn import Causal, Linear, Window
 from vitral.weights.load import load_model, open_checkpoint
 
 LLAMA = {**preset_config("llama3/3.2-1b"), "num_hidden_layers": 2, "attention_bias": False, "mlp_bias": False}
@@ -77,12 +78,22 @@ def test_no_value_of_any_rotary_key_crashes(kind: str, key: str) -> None:
     ("change", "said"),
     [
         ({"num_atention_heads": 3}, "'num_atention_heads'.*Did you mean 'num_attention_heads'"),
-        ({"quantization_config": {"bits": 4}}, "'quantization_config'"),
+        ({"quantization_config": {"bits": 4}}, "'quantization_config'.*quantised safetensors.*GGUF"),
+        ({"auto_map": {"AutoModel": "x.X"}}, "'auto_map'.*never run.*[Rr]emove"),
+        ({"sliding_window": 4096}, "'sliding_window' is 4096, which llama here does not compute"),
+        ({"per_layer_config": {"0": {"hidden_size": 4}}}, "'per_layer_config' is "),
+        ({"pruned_heads": {"0": [1]}}, "'pruned_heads' is "),
+        ({"is_decoder": True}, "'is_decoder' is True"),
+        ({"attn_logit_softcapping": 30.0}, "'attn_logit_softcapping'"),
+        ({"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5, which llama here does not compute"),
+        ({"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "'partial_rotary_factor' is 0.5"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 2.0}}, "'linear' and.*'dynamic'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "temperature": 1.0}}, "'temperature'"),
         ({"num_hidden_layers": 2**31}, "'num_hidden_layers' is 2147483648"),
         ({"hidden_size": 0}, "'hidden_size' is 0"),
         ({"num_attention_heads": 32, "num_key_value_heads": 5}, "32 is not a multiple of num_key_value_heads 5"),
         ({"hidden_size": 2047, "head_dim": None}, "hidden_size 2047 is not a multiple"),
-        ({"head_dim": 7}, "rotary over 7 of 7 numbers"),
+        ({"head_dim": 7}, "rotary over 7 numbers"),
         ({"hidden_act": "gelo"}, "Did you mean 'gelu'"),
         ({"rms_norm_eps": -1e-5}, "'rms_norm_eps' is -1e-05"),
         ({"tie_word_embeddings": "yes"}, "'tie_word_embeddings' is 'yes'"),
@@ -159,6 +170,88 @@ def test_files_as_they_lie_on_the_hub_are_read(text: str, count: int) -> None:
     """With all the keys that say nothing, and those that say that something is off."""
     config = json.loads(text)
     assert of_config(config).spec(config).count().total == count
+
+
+CLASSES = [hf.LlamaConfig, hf.Qwen2Config, hf.Qwen3Config, hf.GPT2Config, hf.BertConfig]
+# What transformers 4 wrote besides when asked for everything (`to_json_string(use_diff=False)`).
+OLD_DUMP: dict[str, Any] = {
+    "return_dict": True, "output_hidden_states": False, "output_attentions": False, "torchscript": False,
+    "torch_dtype": None, "use_bfloat16": False, "tf_legacy_loss": False, "pruned_heads": {},
+    "chunk_size_feed_forward": 0, "is_encoder_decoder": False, "is_decoder": False, "add_cross_attention": False,
+    "cross_attention_hidden_size": None, "tie_encoder_decoder": False, "max_length": 20, "min_length": 0,
+    "do_sample": False, "early_stopping": False, "num_beams": 1, "num_beam_groups": 1, "diversity_penalty": 0.0,
+    "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0, "repetition_penalty": 1.0, "length_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "bad_words_ids": None, "num_return_sequences": 1,
+    "output_scores": False, "return_dict_in_generate": False, "forced_bos_token_id": None,
+    "forced_eos_token_id": None, "remove_invalid_values": False, "exponential_decay_length_penalty": None,
+    "suppress_tokens": None, "begin_suppress_tokens": None, "finetuning_task": None, "tokenizer_class": None,
+    "prefix": None, "sep_token_id": None, "decoder_start_token_id": None, "task_specific_params": None,
+    "problem_type": None, "_attn_implementation_autoset": True, "output_past": True, "max_sequence_length": 2048,
+    "_num_labels": 2, "_commit_hash": None, "_flash_attn_2_enabled": False, "_attn_implementation": "sdpa",
+    "cache_implementation": None, "logits_to_keep": 0, "per_layer_config": None, "auto_map": None,
+    "quantization_config": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("published", CLASSES, ids=lambda each: each.model_type)
+def test_every_key_transformers_writes_is_known(published: Any) -> None:
+    dump = json.loads(published().to_json_string(use_diff=False))
+    plain = repr(of_config(dump).spec(dump))
+    assert repr(of_config(dump).spec({**OLD_DUMP, "sliding_window": None, **dump})) == plain
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"is_encoder_decoder": True}, {"tie_encoder_decoder": True}, {"cross_attention_hidden_size": 768},
+     {"_attn_implementation": "someone/kernels"}],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_neutral_keys_are_accepted_at_their_neutral_value_alone(name: str, change: dict[str, Any]) -> None:
+    assert next(iter(change)) in refuse(name, {**CONFIGS[name], **change})
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3"])
+def test_a_partial_rotation_is_refused_as_long_as_transformers_ignores_it(name: str) -> None:
+    plain = repr(family(name).spec(CONFIGS[name]))
+    assert repr(family(name).spec({**CONFIGS[name], "partial_rotary_factor": 1.0})) == plain
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    config = {**CONFIGS[name], "rope_scaling": None}
+    for change in ({"partial_rotary_factor": 0.5}, {"rope_parameters": rope}):
+        assert "partial_rotary_factor" in refuse(name, {**config, **change})
+
+
+def scaling_of(config: dict[str, Any]) -> Any:
+    return next(part for part in of_config(config).spec(config).walk() if "theta" in part.args).args["scaling"]
+
+
+def test_a_scaling_may_say_its_type_twice() -> None:
+    rope = {"type": "linear", "rope_type": "linear", "factor": 2.0}
+    assert scaling_of({**LLAMA, "rope_scaling": rope}) == Linear(factor=2.0)
+
+
+def test_llama3_scaling_without_its_original_context_is_transformers_own() -> None:
+    """Both fall back to max_position_embeddings."""
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    small = {"hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 512, "rope_theta": 10000.0}
+    theirs = hf.LlamaConfig(**small, rope_parameters={**rope, "rope_theta": 10000.0})
+    frequencies = hf.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](theirs, "cpu")[0]
+    ours = scaling_of({**LLAMA, **small, "num_key_value_heads": 4, "head_dim": 16, "rope_scaling": rope})
+    assert ours.original == 512
+    assert torch.equal(ours.frequencies(10000.0, 16), frequencies)
+    assert not torch.equal(frequencies, 1.0 / 10000.0 ** (torch.arange(0, 16, 2) / 16))
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3"])
+def test_dynamic_scaling_opens_the_context_it_is_there_for(name: str) -> None:
+    """Within the positions it was trained on, dynamic scaling does nothing at all."""
+    config = {**CONFIGS[name], "max_position_embeddings": 1000}
+    for factor, context in ((4.0, 4000), (1.5, 1500), (0.5, 1000), (1e30, 2**31 - 1)):
+        rope = {"rope_type": "dynamic", "factor": factor}
+        spec = family(name).spec({**config, "rope_scaling": rope, "rope_parameters": None})
+        assert spec.args["context"] == context
+    linear = {"rope_type": "linear", "factor": 4.0}
+    assert family(name).spec({**config, "rope_scaling": linear}).args["context"] == 1000
 
 
 @pytest.mark.parametrize(("first", "windows"), [(0, 2), (1, 1), (2, 0), (9, 0), (None, 0)])

@@ -274,17 +274,17 @@ def no_rollback(patch: Patch) -> None:
 
 def shared_fork(patch: Patch) -> None:
     """A fork whose tensors are views of the first cache's."""
-    patch.setattr(KeyValue, "rows", lambda self, rows: KeyValue(self.k[: len(rows) + 1], self.v[: len(rows) + 1]))
+    patch.setattr(KeyValue, "rows", lambda self, rows: replace(self, k=self.k[: len(rows)], v=self.v[: len(rows)]))
 
 
 def stored_padding(patch: Patch) -> None:
-    """Padding written into the row it belongs to, not into the spare one."""
-    update = KeyValue.update
+    """Padding written where the token before it lies, not into the spare slot."""
+    view = Cache._view
 
-    def careless(self: KeyValue, k: Tensor, v: Tensor, view: Any) -> Any:
-        return update(self, k, v, replace(view, block=torch.arange(len(k))[:, None].expand_as(view.block)))
+    def careless(self: Cache, kind: Any, positions: Tensor, valid: Tensor) -> Any:
+        return replace(view(self, kind, positions, valid), slots=positions % self.capacity(kind))
 
-    patch.setattr(KeyValue, "update", careless)
+    patch.setattr(Cache, "_view", careless)
 
 
 def zero_is_unset(patch: Patch) -> None:
@@ -346,14 +346,12 @@ def swapped_norms(ours: Any) -> None:
 
 
 def d_over_h(patch: Patch) -> None:
-    heads = assemble.heads
-
     def derived(c: Any, d: int) -> Any:
-        n_heads, n_kv_heads, _ = heads(c, d)
-        return n_heads, n_kv_heads, d // n_heads
+        shape = assemble.sizes(c, d)
+        return {**shape, "head_dim": d // shape["n_heads"]}
 
     for family in (llama1, qwen2, qwen3):
-        patch.setattr(family, "heads", derived)
+        patch.setattr(family, "sizes", derived)
 
 
 def absent(*places: str) -> Callable[[Any], None]:

@@ -83,6 +83,28 @@ def test_user_defined_tokens_are_matched_in_text() -> None:
     assert len(tokens) - 1 not in ours.special_ids
 
 
+@pytest.mark.parametrize("model", ["gpt2", "llama"])
+def test_rows_that_only_fill_up_the_embedding_are_no_tokens(model: str) -> None:
+    """Nothing may generate [PAD5]; a gap among the tokens keeps the ids after it where they are."""
+    metadata = bpe_metadata(model=model)
+    tokens, kinds = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    used = len(tokens) + 2
+    tokens += ["[GAP]", "<tool>", "[PAD1]", "[PAD2]", "[PAD3]"]
+    kinds += [5, 4, 5, 5, 5]
+    scores = {"tokenizer.ggml.scores": [float(-n) for n in range(len(tokens))]}
+    ours = Tokenizer.from_gguf(metadata | scores)
+    assert ours.vocab_size == used
+    assert [ours.token_id(token) for token in ("[GAP]", "<tool>", "[PAD1]")] == [used - 2, used - 1, None]
+    kept = Tokenizer.from_gguf(metadata | scores | {"tokenizer.ggml.padding_token_id": used + 1})
+    assert (kept.vocab_size, kept.pad_id) == (used + 2, used + 1)  # a token with a role is in use
+
+
+def test_a_vocabulary_of_fillers_alone_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="tokens"):
+        Tokenizer.from_gguf(bpe_metadata(token_type=[5] * len(bpe_metadata()["tokenizer.ggml.tokens"]),
+                                         bos_token_id=None, eos_token_id=None))  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [

@@ -11,10 +11,12 @@ import torch
 import transformers
 
 from tests.artefacts import artefact
+from tests.nn import tiny
 from vitral.errors import CheckpointError, VitralError
+from vitral.families import of_config
 from vitral.weights import gguf_names
 from vitral.weights.gguf import GGUFFile, write_gguf
-from vitral.weights.gguf_config import HfView, gguf_metadata, gguf_tensors, hf_config
+from vitral.weights.gguf_config import HfView, gguf_metadata, gguf_tensors, hf_config, pooling_of
 from vitral.weights.gguf_rope import llama3_factors
 
 SMALL = {"vocab_size": 96, "max_position_embeddings": 128, "tie_word_embeddings": False}
@@ -212,7 +214,7 @@ def test_a_float32_reads_as_the_number_somebody_wrote() -> None:
         ({"llama.vocab_size": None}, "vocab_size"),
         ({"llama.rope.dimension_count": 8}, "rotates 8 of 16"),
         ({"llama.rope.scaling.type": "longrope"}, "'longrope'"),
-        ({"llama.rope.scaling.type": "linear"}, "factor = None"),
+        ({"llama.rope.scaling.type": "yarn"}, "factor = None"),
         ({"llama.expert_count": 8}, "expert_count = 8"),
         ({"llama.logit_scale": 0.5}, "logit_scale = 0.5"),
         ({"llama.attention.sliding_window": 4096}, "sliding_window = 4096"),
@@ -242,8 +244,8 @@ def test_heads_that_do_not_divide_the_rows_are_an_error(tmp_path: Path) -> None:
         ({"model_type": "gemma2"}, "gemma2.*Supported"),
         ({**LLAMA_LIKE, "model_type": "llama", "hidden_act": "gelu"}, "hidden_act"),
         ({**LLAMA_LIKE, "model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window"),
-        ({**LLAMA_LIKE, "model_type": "llama"}, "rms_norm_eps"),
-        ({**LLAMA_LIKE, "model_type": "llama", "rms_norm_eps": 1e-6, "rope_scaling": {"type": "dynamic"}}, "dynamic"),
+        ({**LLAMA_LIKE, "model_type": "llama", "hidden_size": None}, "hidden_size"),
+        ({**LLAMA_LIKE, "model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
     ],
 )
 def test_configs_gguf_cannot_say_are_refused(config: dict[str, Any], message: str) -> None:
@@ -255,3 +257,85 @@ def test_a_tensor_without_a_gguf_name_is_refused() -> None:
     config = {**LLAMA_LIKE, "model_type": "llama"}
     with pytest.raises(VitralError, match=r"model\.layers\.0\.adapter"):
         list(gguf_tensors(config, [("model.layers.0.adapter.weight", torch.ones(1))]))
+
+
+TINY = {name: config for name, config in tiny.CONFIGS.items() if name != "qwen2"}  # that one has a window
+LEFT_OUT = {
+    "llama3": ("max_position_embeddings", "rms_norm_eps"), "qwen3": ("max_position_embeddings", "rms_norm_eps"),
+    "gpt2": ("n_positions", "layer_norm_epsilon", "n_inner"), "bert": ("max_position_embeddings", "layer_norm_eps"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+@pytest.mark.parametrize("null", [False, True])
+def test_what_a_config_leaves_out_is_written_as_it_is_read(name: str, null: bool) -> None:
+    """Both sides have one table of defaults: the model of the file is the model of the config."""
+    config = {key: value for key, value in TINY[name].items() if key not in LEFT_OUT[name]}
+    config |= dict.fromkeys(LEFT_OUT[name]) if null else {}
+    config |= {"hidden_act": "swish"} if name in ("llama3", "qwen3") else {}
+    again = hf_config(gguf_metadata(config, {}), ["output.weight"])
+    if name in ("gpt2", "bert"):
+        again["tie_word_embeddings"] = True  # tensor names say so in a file
+    expected, found = (repr(of_config(c).spec({**c, "architectures": []})) for c in (config, again))
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "possible"),
+    [
+        ({"hidden_act": "swish"}, True), ({"hidden_act": "silu"}, True), ({"hidden_act": None}, True),
+        ({"hidden_act": "gelu"}, False), ({"hidden_act": ["silu"]}, False), ({"hidden_act": "x"}, False),
+    ],
+)  # fmt: skip
+def test_one_activation_has_many_names(change: dict[str, Any], possible: bool) -> None:
+    config = {**LLAMA_LIKE, "model_type": "llama", **change}
+    if possible:
+        gguf_metadata(config, {})
+    else:
+        with pytest.raises(VitralError, match="hidden_act"):
+            gguf_metadata(config, {})
+
+
+@pytest.mark.parametrize("act", ["gelu_pytorch_tanh", "gelu_fast", "gelu_new"])
+def test_gpt2_s_gelu_by_its_other_names(act: str) -> None:
+    gguf_metadata({**tiny.CONFIGS["gpt2"], "activation_function": act}, {})
+    with pytest.raises(VitralError, match="activation_function = 'gelu'"):
+        gguf_metadata({**tiny.CONFIGS["gpt2"], "activation_function": "gelu"}, {})
+
+
+def test_a_window_that_is_null_is_none() -> None:
+    gguf_metadata({**LLAMA_LIKE, "model_type": "qwen2", "use_sliding_window": None}, {})
+
+
+@pytest.mark.parametrize(("mode", "number"), [("mean", 1), ("cls", 2), ("lasttoken", 3)])
+@pytest.mark.parametrize("name", ["bert", "qwen3"])
+def test_pooling_survives(mode: str, number: int, name: str) -> None:
+    arch = tiny.CONFIGS[name]["model_type"]
+    for longest in (256, None):
+        metadata = gguf_metadata(tiny.CONFIGS[name], {}, pooling=(mode, longest))
+        assert metadata[f"{arch}.pooling_type"] == number
+        assert pooling_of(metadata) == (mode, longest)
+
+
+def test_pooling_that_nobody_names() -> None:
+    """An encoder is pooled by its mean then; a decoder not at all."""
+    assert pooling_of(gguf_metadata(tiny.CONFIGS["bert"], {})) == ("mean", None)
+    assert pooling_of(gguf_metadata(tiny.CONFIGS["llama3"], {})) == (None, None)
+    assert pooling_of({**_metadata(), "llama.pooling_type": 0}) == (None, None)
+
+
+def test_pooling_gguf_cannot_say_is_refused() -> None:
+    with pytest.raises(VitralError, match=r"'max'.*mean, cls, lasttoken"):
+        gguf_metadata(tiny.CONFIGS["bert"], {}, pooling=("max", None))
+
+
+@pytest.mark.parametrize("value", [4, 9, -2, "mean", True, 1.0])
+def test_pooling_we_do_not_do_is_refused(value: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"llama\.pooling_type"):
+        pooling_of({**_metadata(), "llama.pooling_type": value})
+
+
+@pytest.mark.parametrize("value", [0, -1, "256", True])
+def test_a_longest_text_that_is_no_length_is_refused(value: Any) -> None:
+    with pytest.raises(CheckpointError, match="max_tokens"):
+        pooling_of({**_metadata(), "vitral.embedding.max_tokens": value})

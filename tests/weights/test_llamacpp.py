@@ -48,6 +48,10 @@ DECODERS: dict[str, tuple[str, Any, dict[str, Any], dict[str, int]]] = {
     "qwen3, YaRN": (
         "qwen3", transformers.Qwen3Config, {**SIZES, "head_dim": 32, "rope_parameters": YARN}, {"eos": 151645},
     ),
+    "llama, YaRN with an attention factor": (
+        "wordllama", transformers.LlamaConfig, {**SIZES, "rope_parameters": {**YARN, "attention_factor": 2.0}},
+        {"bos": 1, "eos": 2, "unk": 0},
+    ),
     "gpt2": ("gpt2", transformers.GPT2Config, {"n_embd": 64, "n_layer": 2, "n_head": 4}, {"bos": 50256, "eos": 50256}),
 }  # fmt: skip
 

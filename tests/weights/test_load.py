@@ -285,6 +285,41 @@ def test_optional_files_have_a_default(tmp_path: Path) -> None:
     assert read_json(tmp_path / "some.json", {}) == {"a": 1}
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1, "a": 2}', '{"a": NaN}', "5"])
+def test_a_broken_json_file_is_called_that(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "generation_config.json"
+    path.write_text(text, "utf-8")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json is a broken JSON file") as error:
+        read_json(path, {})
+    assert "\n" not in str(error.value) and "safetensors" not in str(error.value)
+
+
+def test_lists_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "modules.json"
+    path.write_text('[{"type": "x"}]', "utf-8")
+    assert read_json(path, kind=list) == [{"type": "x"}]
+    assert read_json(tmp_path / "none.json", [], kind=list) == []
+    with pytest.raises(CheckpointError, match=r"modules.json .*not an object"):
+        read_json(path)
+    path.write_text("{}", "utf-8")
+    with pytest.raises(CheckpointError, match=r"modules.json .*not a list"):
+        read_json(path, kind=list)
+
+
+def test_a_json_file_that_cannot_be_read_at_all(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
+        read_json(tmp_path / "config.json")
+
+
+def test_a_path_from_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path / "x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_checkpoint("~/x").path == tmp_path / "x"
+    with pytest.raises(NotFoundError, match="there is no file or folder"):
+        open_checkpoint("~/y")
+
+
 def test_the_heads_of_an_encoder_are_those_its_file_holds(tmp_path: Path) -> None:
     """bert-base-uncased says BertForMaskedLM and holds a pooler and a next-sentence head as well."""
     _, folder = folder_of(tmp_path / "x", "bert")

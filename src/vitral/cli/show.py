@@ -65,14 +65,17 @@ def describe(model: str) -> Described:
 
     head, _, preset = model.partition("/")
     if preset and head in families() and not Path(model).exists():
-        return Described(name=model, family=family(head), config=preset_config(model), spec=spec(model))
+        licence = family(head).CARD.licence
+        return Described(
+            name=model, family=family(head), config=preset_config(model), spec=spec(model), licence=licence
+        )
     from vitral.source import Source
     from vitral.weights.load import read_spec
 
     require_here(model)
     source = Source.find(model)
     found, config, tree = read_spec(source.checkpoint)
-    return Described(name=source.name, family=found, config=config, spec=tree, licence=source.licence)
+    return Described(name=source.name, family=found, config=config, spec=tree, licence=source.licence or "unknown")
 
 
 def require_here(model: str) -> None:
@@ -107,7 +110,7 @@ def measure(described: Described) -> dict[str, Any]:
         "family": described.family.__name__.rpartition(".")[2],
         "title": card.title,
         "kind": card.kind,
-        "licence": described.licence or card.licence,
+        "licence": described.licence,
         "context": module.context,
         "parameters": total,
         "active_parameters": count.active,

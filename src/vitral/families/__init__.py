@@ -1,4 +1,4 @@
-"""Every published architecture, one a file, as data: `PRESETS`, `spec(config) -> Spec`, `NAMES`, `CARD`.
+"""Every published architecture, one a file, as data: `PRESETS`, `spec(config) -> Spec`, `DEFAULTS`, `NAMES`, `CARD`.
 
 `vitral.families()` gives the names.
 """

@@ -38,20 +38,22 @@ class Card:
     licence: str
 
 
+def share(whole: str, n: int, parts: str, m: int, remedy: str = "") -> int:
+    """n / m, where the config's key `whole` is to be divided evenly by its key `parts`."""
+    if n % m:
+        raise CheckpointError(f"config.json: {whole} {n} is not a multiple of {parts} {m}", remedy)
+    return n // m
+
+
 def sizes(c: Config, d: int) -> dict[str, int]:
     """The sizes of an attention of width d, as Llama-style configs give them, checked against each other."""
     n_heads = c.size("num_attention_heads")
     n_kv_heads = c.size("num_key_value_heads", n_heads)
-    head_dim = c.get("head_dim", None)
-    if head_dim is None and d % n_heads:
-        raise CheckpointError(
-            f"config.json: hidden_size {d} is not a multiple of num_attention_heads {n_heads}", "Give head_dim"
-        )
-    if n_heads % n_kv_heads:
-        raise CheckpointError(
-            f"config.json: num_attention_heads {n_heads} is not a multiple of num_key_value_heads {n_kv_heads}"
-        )
-    head_dim = c.size("head_dim", d // n_heads)
+    share("num_attention_heads", n_heads, "num_key_value_heads", n_kv_heads)
+    if c.get("head_dim", None) is None:
+        head_dim = share("hidden_size", d, "num_attention_heads", n_heads, "Give head_dim")
+    else:
+        head_dim = c.size("head_dim")
     return {"d_model": d, "n_heads": n_heads, "n_kv_heads": n_kv_heads, "head_dim": head_dim}
 
 
@@ -104,11 +106,11 @@ def encoder(
         act: activation of the masked-token head's transform.
         heads: "masked" (guess a token), "pooler" (a text as one vector), "next" (does one text follow the other?).
     """
-    vocab, tied = c.size("vocab_size", 30522), c.flag("tie_word_embeddings", True)
+    vocab, tied = c.size("vocab_size"), c.flag("tie_word_embeddings")
     table = Spec(Table, n=vocab, d=d)
     proj = Spec(Tied, table=table) if tied else Spec(nn.Linear, in_features=d, out_features=vocab)
     transform = Spec(Transform, d=d, act=act, norm=norm.replace())
-    segments = Spec(Table, n=c.size("type_vocab_size", 2), d=d)
+    segments = Spec(Table, n=c.size("type_vocab_size"), d=d)
     c.finish()
     return Spec(
         Model,

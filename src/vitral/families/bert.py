@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vitral.errors import CheckpointError
-from vitral.families.assemble import Card, encoder, post_norm
+from vitral.families.assemble import Card, encoder, post_norm, share
 from vitral.families.config import DEEPEST, LONGEST, Config, architecture
 from vitral.families.rules import Names
 from vitral.nn import Attention, Full, LayerNorm, Plain, Spec
@@ -27,6 +26,13 @@ CARD = Card(
     licence="Apache-2.0",
 )
 MODEL_TYPE = "bert"
+DEFAULTS = {
+    "max_position_embeddings": 512,
+    "layer_norm_eps": 1e-12,
+    "type_vocab_size": 2,
+    "vocab_size": 30522,
+    "tie_word_embeddings": True,
+}
 NAMES = Names(
     prefix="bert.",
     bare=("cls.predictions.{}", "cls.predictions.{}.{}", "cls.predictions.{}.{}.{}", "cls.seq_relationship.{}"),
@@ -80,16 +86,13 @@ def complete(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 def spec(config: Mapping[str, Any]) -> Spec:
     """The model a BERT `config.json` describes."""
-    c = Config(config, "bert")
+    c = Config(config, "bert", DEFAULTS)
     d, n_heads = c.size("hidden_size"), c.size("num_attention_heads")
-    if d % n_heads:
-        raise CheckpointError(f"config.json: hidden_size {d} is not a multiple of num_attention_heads {n_heads}")
-    context = c.size("max_position_embeddings", 512, most=LONGEST)
+    head_dim = share("hidden_size", d, "num_attention_heads", n_heads)
+    context = c.size("max_position_embeddings", most=LONGEST)
     c.only("position_embedding_type", "absolute")
-    c.only("is_decoder", False)
-    c.only("add_cross_attention", False)
-    norm, act = Spec(LayerNorm, d=d, eps=c.number("layer_norm_eps", 1e-12)), c.activation("hidden_act")
-    sizes = {"d_model": d, "n_heads": n_heads, "n_kv_heads": n_heads, "head_dim": d // n_heads}
+    norm, act = Spec(LayerNorm, d=d, eps=c.number("layer_norm_eps")), c.activation("hidden_act")
+    sizes = {"d_model": d, "n_heads": n_heads, "n_kv_heads": n_heads, "head_dim": head_dim}
 
     def block() -> Spec:
         attention = Spec(Attention, **sizes, kind=Full(), bias=True, out_bias=True)
@@ -110,10 +113,7 @@ def preset(layers: int, d: int, n_heads: int) -> dict[str, Any]:
         "num_attention_heads": n_heads,
         "intermediate_size": 4 * d,
         "hidden_act": "gelu",
-        "layer_norm_eps": 1e-12,
-        "max_position_embeddings": 512,
-        "type_vocab_size": 2,
-        "vocab_size": 30522,
+        **DEFAULTS,
     }
 
 

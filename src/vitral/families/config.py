@@ -6,7 +6,7 @@ may be the one that changes the mathematics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from vitral.errors import CheckpointError, did_you_mean
@@ -37,7 +37,7 @@ BYSTANDERS = frozenset(
     transformers_version use_cache initializer_range pretraining_tp attention_dropout hidden_dropout_prob
     attention_probs_dropout_prob classifier_dropout resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj
     summary_activation summary_proj_to_labels summary_first_dropout output_attentions output_hidden_states
-    return_dict torchscript use_bfloat16 pruned_heads id2label label2id num_labels problem_type finetuning_task
+    return_dict torchscript use_bfloat16 id2label label2id num_labels problem_type finetuning_task
     task_specific_params tokenizer_class prefix gradient_checkpointing directionality pooler_fc_size
     pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type is_llama_config max_length
     min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
@@ -45,9 +45,34 @@ BYSTANDERS = frozenset(
     num_return_sequences output_scores return_dict_in_generate remove_invalid_values
     exponential_decay_length_penalty suppress_tokens begin_suppress_tokens chunk_size_feed_forward tf_legacy_loss
     n_ctx gradient_checkpointing_use_reentrant transformers.js_config unsloth_version unsloth_fixed use_return_dict
-    name_or_path model_name reorder_and_upcast_attn keys_to_ignore_at_inference model_max_length
+    name_or_path model_name reorder_and_upcast_attn keys_to_ignore_at_inference model_max_length output_past
+    max_sequence_length _num_labels _commit_hash _flash_attn_2_enabled _attn_implementation_autoset logits_to_keep
+    cache_implementation
     """.split()  # noqa: SIM905
 )
+# Keys that full dumps carry and no family here reads: with any other value they would change the forward pass.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "is_encoder_decoder": (False,),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "tie_encoder_decoder": (False,),
+    "cross_attention_hidden_size": (None,),
+    "per_layer_config": (None,),
+    "pruned_heads": ({},),
+    "sliding_window": (None,),
+    "_attn_implementation": ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"),
+}
+# key → (cause, remedy), for keys whose name alone says too little.
+REFUSED = {
+    "auto_map": (
+        "wants code of its own folder, and code from a model folder is never run",
+        "Remove the key if the weights are of the type that model_type says",
+    ),
+    "quantization_config": (
+        "says that the weights are quantised, and quantised safetensors checkpoints are not read",
+        "Give the dequantised weights, or a GGUF file",
+    ),
+}
 
 
 def architecture(config: Mapping[str, Any]) -> str:
@@ -81,11 +106,13 @@ class Config:
     Args:
         data: the file's content.
         family: its name, for messages.
+        defaults: what a key means that is absent or null; wins over the default of a single call.
     """
 
-    def __init__(self, data: Mapping[str, Any], family: str) -> None:
+    def __init__(self, data: Mapping[str, Any], family: str, defaults: Mapping[str, Any] | None = None) -> None:
         self.data = data
         self.family = family
+        self.defaults = defaults or {}
         self.read: set[str] = {"model_type"}
 
     def get(self, key: str, default: Any = REQUIRED) -> Any:
@@ -93,6 +120,7 @@ class Config:
         self.read.add(key)
         value = self.data.get(key)
         if value is None:
+            default = self.defaults.get(key, default)
             if default is REQUIRED:
                 raise CheckpointError(f"config.json of {self.family} lacks {key!r}", "The file is not complete")
             return default
@@ -143,8 +171,18 @@ class Config:
         return Spec(ACTIVATIONS[name])
 
     def finish(self) -> None:
-        """Raise for every key that was not read and is not a bystander."""
-        unknown = sorted(set(self.data) - self.read - BYSTANDERS - {k for k in self.data if k.startswith("_vitral")})
+        """Raise for every key that was not read, is not a bystander and does not have its neutral value."""
+        for key in self._unread(BYSTANDERS):
+            if key in NEUTRAL:
+                self.only(key, *NEUTRAL[key])
+            elif key in REFUSED and self.data[key] is not None:
+                cause, remedy = REFUSED[key]
+                raise CheckpointError(f"config.json: {key!r} {cause}", remedy)
+        self.close(BYSTANDERS | NEUTRAL.keys() | REFUSED.keys())
+
+    def close(self, bystanders: Collection[str] = ()) -> None:
+        """Raise for every key that was neither read nor is a bystander."""
+        unknown = self._unread(bystanders)
         if unknown:
             raise CheckpointError(
                 f"config.json of {self.family} has {'a key' if len(unknown) == 1 else 'keys'} we do not know: "
@@ -152,25 +190,43 @@ class Config:
                 "It may change what the model computes. " + did_you_mean(unknown[0], self.read),
             )
 
-    def rotary(self, head_dim: int, context: int, theta: float = 10000.0) -> Spec:
-        """The rotary part of `rope_parameters`, or of the older `rope_theta` and `rope_scaling`."""
+    def _unread(self, bystanders: Collection[str]) -> list[str]:
+        left = set(self.data) - self.read - set(bystanders)
+        return sorted(key for key in left if not key.startswith("_vitral"))
+
+    def rotary(self, head_dim: int, context: int, theta: float = 10000.0) -> tuple[Spec, int]:
+        """The rotary part of `rope_parameters`, or of the older `rope_theta` and `rope_scaling`; and the context.
+
+        The context is what the file says, except under dynamic scaling, which does nothing within it and serves up to
+        `factor` times as many tokens.
+        """
         old, new = self.table("rope_scaling"), self.table("rope_parameters")
         if old and new and old != new:
             raise CheckpointError("config.json has both 'rope_scaling' and 'rope_parameters'", "Keep one of them")
         rope = Config(new or old, f"{self.family}, under {'rope_parameters' if new else 'rope_scaling'},")
         theta = rope.number("rope_theta", self.number("rope_theta", theta))
-        partial = rope.number("partial_rotary_factor", self.number("partial_rotary_factor", 1.0))
-        dim = int(head_dim * min(partial, 2.0))
-        if dim % 2 or not 0 < dim <= head_dim:
-            raise CheckpointError(f"config.json: rotary over {dim} of {head_dim} numbers a head", "It must be even")
+        for config in (self, rope):
+            # transformers reads the key and turns whole heads all the same: which of the two was trained, none can say
+            config.only("partial_rotary_factor", 1.0)
+        if head_dim % 2:
+            raise CheckpointError(f"config.json: rotary over {head_dim} numbers a head", "It must be even")
         if theta <= 1:
             raise CheckpointError(f"config.json: 'rope_theta' is {theta:g}", "It must be greater than 1")
-        return Spec(Rotary, dim=dim, theta=theta, scaling=scaling(rope, context, dim))
+        made = scaling(rope, context, head_dim)
+        if isinstance(made, DynamicNTK):
+            context = max(context, int(min(made.factor * context, LONGEST)))
+        return Spec(Rotary, dim=head_dim, theta=theta, scaling=made), context
 
 
 def scaling(rope: Config, context: int, dim: int) -> Scaling | None:
-    """The scaling that a rope_type (or, in older files, a type) names; every key must be one that the type uses."""
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    """The scaling that a rope_type (or, in older files, a type) names; every key must be one that the type uses.
+
+    Where `original_max_position_embeddings` is absent it is the context, as in transformers.
+    """
+    older = rope.get("type", None)
+    kind = rope.get("rope_type", older or "default")
+    if older is not None and older != kind:
+        raise CheckpointError(f"config.json: type {older!r:.40} and rope_type {kind!r:.40} differ", "Keep one of them")
     original = rope.size("original_max_position_embeddings", context, most=LONGEST)
     made: Scaling | None
     if kind == "default":
@@ -193,5 +249,5 @@ def scaling(rope: Config, context: int, dim: int) -> Scaling | None:
     else:
         known = ("default", "linear", "dynamic", "llama3", "yarn")
         raise CheckpointError(f"config.json: rope_type is {kind!r:.40}", did_you_mean(str(kind), known))
-    rope.finish()
+    rope.close()
     return made

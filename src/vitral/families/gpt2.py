@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vitral.errors import CheckpointError
-from vitral.families.assemble import Card, decoder, pre_norm
+from vitral.families.assemble import Card, decoder, pre_norm, share
 from vitral.families.config import DEEPEST, LONGEST, Config
 from vitral.families.rules import Names, Split, Transposed
 from vitral.nn import Attention, LayerNorm, Learned, Plain, Spec
@@ -24,6 +23,7 @@ CARD = Card(
     licence="MIT",
 )
 MODEL_TYPE = "gpt2"
+DEFAULTS = {"n_positions": 1024, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}
 
 
 def _qkv(ending: str) -> Split:
@@ -56,14 +56,12 @@ NAMES = Names(
 
 def spec(config: Mapping[str, Any]) -> Spec:
     """The model a GPT-2 `config.json` describes."""
-    c = Config({"tie_word_embeddings": True, **config}, "gpt2")
+    c = Config(config, "gpt2", DEFAULTS)
     d, n_heads = c.size("n_embd"), c.size("n_head")
-    if d % n_heads:
-        raise CheckpointError(f"config.json: n_embd {d} is not a multiple of n_head {n_heads}")
-    context = c.size("n_positions", 1024, most=LONGEST)
-    eps = c.number("layer_norm_epsilon", 1e-5)
-    c.only("add_cross_attention", False)
-    scale = (d // n_heads) ** -0.5 if c.flag("scale_attn_weights", True) else 1.0
+    head_dim = share("n_embd", d, "n_head", n_heads)
+    context = c.size("n_positions", most=LONGEST)
+    eps = c.number("layer_norm_epsilon")
+    scale = head_dim**-0.5 if c.flag("scale_attn_weights", True) else 1.0
     by_depth = c.flag("scale_attn_by_inverse_layer_idx")
     norm = Spec(LayerNorm, d=d, eps=eps)
 
@@ -73,7 +71,7 @@ def spec(config: Mapping[str, Any]) -> Spec:
             d_model=d,
             n_heads=n_heads,
             n_kv_heads=n_heads,
-            head_dim=d // n_heads,
+            head_dim=head_dim,
             bias=True,
             out_bias=True,
             scale=scale / (depth + 1) if by_depth else scale,

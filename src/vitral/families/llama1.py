@@ -24,6 +24,8 @@ CARD = Card(
     licence="LLaMA licence (non-commercial)",
 )
 MODEL_TYPE = "llama"
+DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
+"""What a config.json means that leaves these keys out."""
 NAMES = Names(
     prefix="model.",
     bare=("lm_head.{}",),
@@ -48,14 +50,14 @@ NAMES = Names(
 
 def spec(config: Mapping[str, Any]) -> Spec:
     """The model a Llama `config.json` describes."""
-    c = Config(config, "llama")
+    c = Config(config, "llama", DEFAULTS)
     d = c.size("hidden_size")
     shape = sizes(c, d)
-    context = c.size("max_position_embeddings", 2048, most=LONGEST)
-    eps = c.number("rms_norm_eps", 1e-6)
+    context = c.size("max_position_embeddings", most=LONGEST)
+    eps = c.number("rms_norm_eps")
     bias, ffn_bias = c.flag("attention_bias"), c.flag("mlp_bias")
     c.only("rope_interleaved", False)
-    rotary = c.rotary(shape["head_dim"], context)
+    rotary, context = c.rotary(shape["head_dim"], context)
     norm = Spec(RMSNorm, d=d, eps=eps)
 
     def block() -> Spec:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from vitral.families.assemble import Card
-from vitral.families.llama1 import MODEL_TYPE, NAMES, spec
+from vitral.families.llama1 import DEFAULTS, MODEL_TYPE, NAMES, spec
 from vitral.families.llama1 import preset as llama1
 
-__all__ = ["CARD", "MODEL_TYPE", "NAMES", "PRESETS", "spec"]
+__all__ = ["CARD", "DEFAULTS", "MODEL_TYPE", "NAMES", "PRESETS", "spec"]
 
 CARD = Card(
     title="Llama 2",

@@ -5,9 +5,9 @@ means.
 from __future__ import annotations
 
 from vitral.families.assemble import Card
-from vitral.families.bert import MODEL_TYPE, NAMES, complete, preset, spec
+from vitral.families.bert import DEFAULTS, MODEL_TYPE, NAMES, complete, preset, spec
 
-__all__ = ["CARD", "MODEL_TYPE", "NAMES", "PRESETS", "complete", "spec"]
+__all__ = ["CARD", "DEFAULTS", "MODEL_TYPE", "NAMES", "PRESETS", "complete", "spec"]
 
 CARD = Card(
     title="MiniLM sentence embedder",

@@ -24,6 +24,7 @@ CARD = Card(
     licence="Apache-2.0 (3B: Qwen Research, 72B: Qwen)",
 )
 MODEL_TYPE = "qwen2"
+DEFAULTS = {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6}
 NAMES = llama1.NAMES
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -47,13 +48,13 @@ def kinds(c: Config, layers: int) -> list[Kind]:
 
 def spec(config: Mapping[str, Any]) -> Spec:
     """The model a Qwen2 `config.json` describes."""
-    c = Config(config, "qwen2")
+    c = Config(config, "qwen2", DEFAULTS)
     d = c.size("hidden_size")
     shape = sizes(c, d)
-    context = c.size("max_position_embeddings", 32768, most=LONGEST)
-    eps = c.number("rms_norm_eps", 1e-6)
+    context = c.size("max_position_embeddings", most=LONGEST)
+    eps = c.number("rms_norm_eps")
     c.only("use_mrope", False)  # positions in three axes, of the vision models; published text files say so
-    rotary = c.rotary(shape["head_dim"], context)
+    rotary, context = c.rotary(shape["head_dim"], context)
     norm = Spec(RMSNorm, d=d, eps=eps)
 
     def block(kind: Kind) -> Spec:

@@ -21,6 +21,7 @@ CARD = Card(
     licence="Apache-2.0",
 )
 MODEL_TYPE = "qwen3"
+DEFAULTS = qwen2.DEFAULTS
 NAMES = replace(
     llama1.NAMES,
     rules={
@@ -33,13 +34,13 @@ NAMES = replace(
 
 def spec(config: Mapping[str, Any]) -> Spec:
     """The model a Qwen3 `config.json` describes."""
-    c = Config(config, "qwen3")
+    c = Config(config, "qwen3", DEFAULTS)
     d = c.size("hidden_size")
     shape = sizes(c, d)
-    context = c.size("max_position_embeddings", 32768, most=LONGEST)
-    eps = c.number("rms_norm_eps", 1e-6)
+    context = c.size("max_position_embeddings", most=LONGEST)
+    eps = c.number("rms_norm_eps")
     bias = c.flag("attention_bias")
-    rotary = c.rotary(shape["head_dim"], context)
+    rotary, context = c.rotary(shape["head_dim"], context)
     norm, head_norm = Spec(RMSNorm, d=d, eps=eps), Spec(RMSNorm, d=shape["head_dim"], eps=eps)
 
     def block(kind: Kind) -> Spec:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vitral.errors import CheckpointError, VitralError
 from vitral.nn import Model
+from vitral.weights.files import is_plain_name
 
 BATCH = 32
 Mode = Literal["mean", "cls", "max", "lasttoken"]
@@ -41,17 +42,41 @@ class Pooling:
     max_tokens: int | None = None
 
     @classmethod
-    def read(
-        cls, modules: Sequence[Mapping[str, Any]], pooling: Mapping[str, Any], sentence: Mapping[str, Any]
-    ) -> Pooling:
-        """From modules.json, 1_Pooling/config.json and sentence_bert_config.json."""
-        kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    def read(cls, modules: Sequence[Any], pooling: Mapping[str, Any], sentence: Mapping[str, Any]) -> Pooling:
+        """From modules.json, the pooling module's config.json and sentence_bert_config.json."""
+        kinds = [str(module["type"]).rpartition(".")[2] for module in _checked(modules)]
         if strange := sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"}):
             raise CheckpointError(f"modules.json names {strange[0]!r}", "Known: Transformer, Pooling, Normalize")
         on = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
         if len(on) != 1 or on[0] not in _MODES:
-            raise CheckpointError(f"1_Pooling/config.json asks for {on}", f"One of {sorted(_MODES)} must be true")
-        return cls(mode=_MODES[on[0]], normalise="Normalize" in kinds, max_tokens=sentence.get("max_seq_length"))
+            raise CheckpointError(f"the pooling module's config.json asks for {on}", f"Set one of {sorted(_MODES)}")
+        longest = sentence.get("max_seq_length")
+        if longest is not None and (not isinstance(longest, int) or longest < 1):
+            raise CheckpointError(
+                f"sentence_bert_config.json: max_seq_length is {longest!r:.40}", "Give a whole number"
+            )
+        return cls(mode=_MODES[on[0]], normalise="Normalize" in kinds, max_tokens=longest)
+
+    @classmethod
+    def place(cls, modules: Sequence[Any]) -> str:
+        """The folder of the pooling module, by modules.json."""
+        for module in _checked(modules):
+            path = module.get("path")
+            if module["type"].endswith("Pooling") and isinstance(path, str) and is_plain_name(path):
+                return path
+        raise CheckpointError("modules.json names no pooling module with a folder", "Such as 1_Pooling")
+
+    @classmethod
+    def named(cls, mode: str | None, max_tokens: int | None) -> Pooling:
+        """A mode by name, normalised, as a GGUF file has it."""
+        known: dict[str, Mode] = {name: name for name in _MODES.values()}
+        return cls(mode=known[mode or "mean"], max_tokens=max_tokens)
+
+
+def _checked(modules: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+    if not all(isinstance(module, Mapping) and isinstance(module.get("type"), str) for module in modules):
+        raise CheckpointError("modules.json is not a list of modules with a type", "Take the published file")
+    return modules
 
 
 def embed(model: Model, texts: Sequence[Sequence[int]], pooling: Pooling) -> NDArray[np.float32]:

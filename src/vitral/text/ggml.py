@@ -104,7 +104,10 @@ def _roles(fields: _Fields) -> dict[str, int]:
 
 
 def _vocabulary(fields: _Fields) -> tuple[list[str], list[int]]:
-    """Tokens and their kinds. An empty token, which some converters leave, gets a name nobody types."""
+    """Tokens and their kinds. An empty token, which some converters leave, gets a name nobody types.
+
+    Unused ones at the end are left out: they fill the embedding up to a round size, and nothing may generate them.
+    """
     tokens = [token or f"[EMPTY_{id}]" for id, token in enumerate(fields.rows("tokens", str))]
     kinds = fields.rows("token_type", int, [int(Kind.NORMAL)] * len(tokens))
     if len(kinds) != len(tokens):
@@ -112,7 +115,10 @@ def _vocabulary(fields: _Fields) -> tuple[list[str], list[int]]:
     if len(set(tokens)) != len(tokens):
         twice = Counter(tokens).most_common(1)[0][0]
         raise CheckpointError(f"tokenizer.ggml.tokens holds {twice!r} twice", "The file is damaged")
-    return tokens, kinds
+    used = {id for id, kind in enumerate(kinds) if kind != Kind.UNUSED} | set(_roles(fields).values())
+    if not used:
+        raise CheckpointError("tokenizer.ggml.tokens holds no token that is in use", "The file is damaged")
+    return tokens[: max(used) + 1], kinds[: max(used) + 1]
 
 
 def _flag(fields: _Fields, name: str, default: bool) -> bool:
@@ -150,8 +156,9 @@ def _pair(merge: str, place: int) -> tuple[str, str]:
 def _sentencepiece(fields: _Fields, *, unigram: bool = False) -> tuple[Core, Charsmap | None]:
     tokens, kinds = _vocabulary(fields)
     scores = fields.rows("scores", (int, float))
-    if len(scores) != len(tokens):
-        raise CheckpointError(f"tokenizer.ggml.scores has {len(scores)} of {len(tokens)} rows", "The file is damaged")
+    rows = len(fields("tokens", object))
+    if len(scores) != rows:
+        raise CheckpointError(f"tokenizer.ggml.scores has {len(scores)} of {rows} rows", "The file is damaged")
     roles = _roles(fields)
     if "unk" not in roles and Kind.UNKNOWN in kinds:
         roles["unk"] = kinds.index(Kind.UNKNOWN)
@@ -160,7 +167,7 @@ def _sentencepiece(fields: _Fields, *, unigram: bool = False) -> tuple[Core, Cha
             tokens[id] = tokens[id].replace(" ", "▁")
     pieces = sentencepiece.Pieces(
         pieces=tokens,
-        scores=[float(score) for score in scores],
+        scores=[float(score) for score in scores[: len(tokens)]],
         kinds=kinds,
         unigram=unigram,
         byte_fallback=Kind.BYTE in kinds,

@@ -6,13 +6,50 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vitral.errors import CheckpointError
+from vitral.errors import CheckpointError, VitralError
 
 _CHUNK = 1 << 20
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def user_path(path: str | Path) -> Path:
+    """A path that a person gave, with `~` for the home folder.
+
+    Raises:
+        VitralError: there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise VitralError(f"{str(path)!r} names no home folder", "Write the path out") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """The work that puts `path` in its place: missing parents are made, and go again should the work fail.
+
+    Raises:
+        VitralError: the system refuses (no permission, no space, a file where a folder should be).
+    """
+    made: list[Path] = []
+    try:
+        for folder in reversed(path.parents):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                made.append(folder)
+        yield
+    except BaseException as error:
+        for folder in reversed(made):
+            with suppress(OSError):  # somebody else put something there meanwhile
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise VitralError(
+                f"{str(path)!r:.300} cannot be written: {error.strerror or error}", "Give another place"
+            ) from error
+        raise
 
 
 @contextmanager

@@ -6,81 +6,22 @@ With `HfView` a family needs one name map, the Hugging Face one, for both format
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
 import torch
 
 from vitral.errors import CheckpointError, VitralError, did_you_mean
+from vitral.families import of_config
+from vitral.families.config import ACTIVATIONS
 from vitral.weights import gguf_names, gguf_rope
 from vitral.weights.gguf import GGUFFile
+from vitral.weights.gguf_keys import ARCHITECTURES, FIXED, KEYS, architecture, decimal, wrong
 
 _ROPE_FACTORS = "rope_freqs.weight"
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
-    "bert": "BertModel",
-}
-"""GGUF architecture (which is also the Hugging Face model_type) → Hugging Face class."""
-
-_LLAMA_KEYS = {
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "block_count": "num_hidden_layers",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-}
-_KEYS: dict[str, dict[str, str]] = {
-    "llama": _LLAMA_KEYS,
-    "qwen2": _LLAMA_KEYS,
-    "qwen3": _LLAMA_KEYS,
-    "gpt2": {
-        "context_length": "n_positions",
-        "embedding_length": "n_embd",
-        "block_count": "n_layer",
-        "feed_forward_length": "n_inner",
-        "attention.head_count": "n_head",
-        "attention.layer_norm_epsilon": "layer_norm_epsilon",
-    },
-    "bert": {
-        "context_length": "max_position_embeddings",
-        "embedding_length": "hidden_size",
-        "block_count": "num_hidden_layers",
-        "feed_forward_length": "intermediate_size",
-        "attention.head_count": "num_attention_heads",
-        "attention.layer_norm_epsilon": "layer_norm_eps",
-    },
-}
-"""By architecture: metadata key (after `<arch>.`) → config key. All are required."""
-_FIXED: dict[str, dict[str, Any]] = {
-    "llama": {"hidden_act": "silu"},
-    "qwen2": {"hidden_act": "silu", "use_sliding_window": False},
-    "qwen3": {"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False},
-    "gpt2": {
-        "activation_function": "gelu_new",
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-    },
-    "bert": {"hidden_act": "gelu", "position_embedding_type": "absolute"},
-}
-"""By architecture: what the architecture's name stands for, with no metadata key of its own."""
-_NEUTRAL: dict[str, tuple[float, ...]] = {
-    "expert_count": (0,),
-    "logit_scale": (0, 1),
-    "embedding_scale": (0, 1),
-    "residual_scale": (0, 1),
-    "attention.scale": (0,),
-    "attention.clamp_kqv": (0,),
-    "attention.max_alibi_bias": (0,),
-    "attention.sliding_window": (0,),
-    "attn_logit_softcapping": (0,),
-    "final_logit_softcapping": (0,),
-    "use_parallel_residual": (0,),
-}
-"""Keys that would change the arithmetic, with the values that do not: any other value is refused, not overlooked."""
+_POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
+"""Our name → llama.cpp's number (0 is none, 4 a reranker's)."""
+_LONGEST_TEXT = "vitral.embedding.max_tokens"
+"""Ours: llama.cpp has no key for a longest text that is shorter than the context."""
 _TOKEN_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
 
 
@@ -98,10 +39,11 @@ def hf_config(
         CheckpointError: an unsupported architecture, or a key that is missing or of the wrong type.
     """
     arch = architecture(metadata)
-    config: dict[str, Any] = {"architectures": [ARCHITECTURES[arch]], "model_type": arch, **_FIXED[arch]}
-    for key, field in _KEYS[arch].items():
+    pooling_of(metadata)
+    config: dict[str, Any] = {"architectures": [ARCHITECTURES[arch]], "model_type": arch, **FIXED[arch]}
+    for key, field in KEYS[arch].items():
         value = _need(metadata, f"{arch}.{key}")
-        config[field] = _decimal(value) if isinstance(value, float) else value
+        config[field] = decimal(value) if isinstance(value, float) else value
     config["vocab_size"] = len(metadata.get("tokenizer.ggml.tokens", ())) or _need(metadata, f"{arch}.vocab_size")
     if arch == "bert":
         config["type_vocab_size"] = metadata.get("tokenizer.ggml.token_type_count", 2)
@@ -116,32 +58,17 @@ def hf_config(
     return config
 
 
-def architecture(metadata: Mapping[str, Any]) -> str:
-    """The file's architecture, once it is known to be one we read."""
-    arch = metadata.get("general.architecture")
-    if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise CheckpointError(
-            f"GGUF architecture {arch!r:.40} is not supported", f"Supported: {', '.join(sorted(ARCHITECTURES))}"
-        )
-    for key, neutral in _NEUTRAL.items():
-        if metadata.get(f"{arch}.{key}", neutral[0]) not in neutral:
-            raise CheckpointError(
-                f"A GGUF model with {arch}.{key} = {metadata[f'{arch}.{key}']!r:.40} is not supported"
-            )
-    return arch
-
-
 def _attention(arch: str, metadata: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     heads, width = _need(metadata, f"{arch}.attention.head_count"), _need(metadata, f"{arch}.embedding_length")
     if not heads:
-        _wrong(f"{arch}.attention.head_count", heads)
+        wrong(f"{arch}.attention.head_count", heads)
     head_dim = metadata.get(f"{arch}.attention.key_length", width // heads)
     if metadata.get(f"{arch}.attention.value_length", head_dim) != head_dim:
-        _wrong(f"{arch}.attention.value_length", metadata[f"{arch}.attention.value_length"])
+        wrong(f"{arch}.attention.value_length", metadata[f"{arch}.attention.value_length"])
     found = {"num_key_value_heads": metadata.get(f"{arch}.attention.head_count_kv", heads), "head_dim": head_dim}
     for key, value in found.items():
         if type(value) is not int or value < 1:
-            _wrong(key, value)
+            wrong(key, value)
     if arch == "llama":
         found["attention_bias"] = "blk.0.attn_q.bias" in names
         found["mlp_bias"] = "blk.0.ffn_up.bias" in names
@@ -154,17 +81,27 @@ def _need(metadata: Mapping[str, Any], key: str) -> Any:
         raise CheckpointError(f"The GGUF metadata lacks {key}", "Convert the model again with a recent llama.cpp")
     kind = float if key.endswith("epsilon") else int
     if type(value) is not kind:
-        _wrong(key, value)
+        wrong(key, value)
     return value
 
 
-def _wrong(key: str, value: Any) -> NoReturn:
-    raise CheckpointError(f"The GGUF metadata has {key} = {value!r:.60}", "Convert the model again")
+def pooling_of(metadata: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    """(mode, longest text in tokens) for a model that embeds texts, each None where the file does not say it.
 
+    The mode is `mean`, `cls` or `lasttoken`. Whether vectors are normalised is nowhere in the format; llama.cpp
+    normalises them by default.
 
-def _decimal(value: float) -> float:
-    """The shortest decimal of a float32, so that 9.99999974e-06 reads as the 1e-05 somebody wrote."""
-    return float(str(np.float32(value)))
+    Raises:
+        CheckpointError: another kind of pooling, or a length that is none.
+    """
+    key = f"{metadata.get('general.architecture')}.pooling_type"
+    kind, longest = metadata.get(key, 0), metadata.get(_LONGEST_TEXT)
+    modes: dict[int, str | None] = {0: None, **{number: mode for mode, number in _POOLING.items()}}
+    if type(kind) is not int or kind not in modes:
+        raise CheckpointError(f"A GGUF model with {key} = {kind!r:.40} is not supported")
+    if longest is not None and (type(longest) is not int or longest < 1):
+        wrong(_LONGEST_TEXT, longest)
+    return modes[kind], longest
 
 
 class HfView:
@@ -245,7 +182,7 @@ def gguf_tensors(
     Raises:
         VitralError: an architecture or a tensor that GGUF has no name for.
     """
-    arch = _exportable(config)
+    arch, config = _exportable(config)
     table = gguf_names.TABLES[arch]
     heads, kv_heads = _heads(config)
     factors = gguf_rope.factors(config)
@@ -255,7 +192,7 @@ def gguf_tensors(
         bare = name.removeprefix("bert.")
         if bare.startswith("pooler."):
             continue
-        if name == "lm_head.weight" and config.get("tie_word_embeddings", arch == "gpt2"):
+        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
         if arch == "gpt2" and name != "lm_head.weight":
             bare = "transformer." + name.removeprefix("transformer.")
@@ -266,46 +203,69 @@ def gguf_tensors(
         yield gguf, gguf_names.to_gguf(row.op, tensor, n_heads=heads, n_kv_heads=kv_heads)
 
 
-def gguf_metadata(config: Mapping[str, Any], tokenizer_fields: Mapping[str, Any]) -> dict[str, Any]:
+def gguf_metadata(
+    config: Mapping[str, Any],
+    tokenizer_fields: Mapping[str, Any],
+    pooling: tuple[str, int | None] | None = None,
+) -> dict[str, Any]:
     """The metadata of a GGUF file for a Hugging Face config; the inverse of `hf_config`.
 
     Args:
         config: the `config.json`.
         tokenizer_fields: the `tokenizer.*` keys, from `gguf_tokenizer.tokenizer_fields` or another GGUF file.
+        pooling: (mode, longest text in tokens or None) of a model that embeds texts; without it an encoder is pooled
+            by its mean and a decoder not at all. The inverse of `pooling_of`.
 
     Raises:
         VitralError: an architecture, or an option of it, that GGUF cannot say.
     """
-    arch = _exportable(config)
+    arch, config = _exportable(config)
     found: dict[str, Any] = {"general.architecture": arch, "general.type": "model", "general.quantization_version": 2}
-    for key, field in _KEYS[arch].items():
+    for key, field in (*KEYS[arch].items(), ("vocab_size", "vocab_size")):
         value = config.get(field)
         if value is None and field == "n_inner":
             value = 4 * config["n_embd"]
         if value is None:
             raise VitralError(f"The config lacks {field}", "GGUF needs it", param=field)
         found[f"{arch}.{key}"] = float(value) if key.endswith("epsilon") else value
-    found[f"{arch}.vocab_size"] = config["vocab_size"]
     if arch == "bert":
-        found |= {"bert.attention.causal": False, "bert.pooling_type": 1}
-        found["tokenizer.ggml.token_type_count"] = config.get("type_vocab_size", 2)
+        found["bert.attention.causal"] = False
+        found["tokenizer.ggml.token_type_count"] = config["type_vocab_size"]
+        pooling = pooling or ("mean", None)
     elif arch != "gpt2":
         heads, kv_heads = _heads(config)
         head_dim = config.get("head_dim") or config["hidden_size"] // heads
         found[f"{arch}.attention.head_count_kv"] = kv_heads
         found[f"{arch}.attention.key_length"] = found[f"{arch}.attention.value_length"] = head_dim
         found |= gguf_rope.to_metadata(arch, config, head_dim)
-    return found | dict(tokenizer_fields)
+    return found | _pooling(arch, pooling) | dict(tokenizer_fields)
 
 
-def _exportable(config: Mapping[str, Any]) -> str:
+def _pooling(arch: str, pooling: tuple[str, int | None] | None) -> dict[str, Any]:
+    if pooling is None:
+        return {}
+    mode, longest = pooling
+    if mode not in _POOLING:
+        raise VitralError(f"Pooling by {mode!r:.40} cannot be written as GGUF", f"Possible: {', '.join(_POOLING)}")
+    return {f"{arch}.pooling_type": _POOLING[mode]} | ({} if longest is None else {_LONGEST_TEXT: longest})
+
+
+def _exportable(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(architecture, config with the defaults that its family reads it with), if GGUF can say all of it."""
     arch = config.get("model_type")
     if arch not in ARCHITECTURES:
         raise VitralError(
             f"A model of type {arch!r:.40} cannot be written as GGUF", f"Supported: {', '.join(sorted(ARCHITECTURES))}"
         )
-    for field, value in _FIXED[arch].items():
+    config = {**of_config(config).DEFAULTS, **{key: value for key, value in config.items() if value is not None}}
+    for field, value in FIXED[arch].items():
         given = config.get(field, value)
-        if given != value:
-            raise VitralError(f"A model with {field} = {given!r} cannot be written as GGUF", param=field)
-    return arch
+        if given != value and not _same_activation(given, value):
+            raise VitralError(f"A model with {field} = {given!r:.40} cannot be written as GGUF", param=field)
+    return arch, config
+
+
+def _same_activation(one: Any, other: Any) -> bool:
+    """Whether two names stand for one function: silu and swish, gelu_new and gelu_pytorch_tanh."""
+    known = isinstance(one, str) and isinstance(other, str) and one in ACTIVATIONS and other in ACTIVATIONS
+    return known and ACTIVATIONS[one] is ACTIVATIONS[other]

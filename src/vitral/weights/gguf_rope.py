@@ -14,12 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitral.errors import CheckpointError, VitralError
+from vitral.weights.gguf_keys import number, wrong
 
-_YARN = {
-    "yarn_beta_fast": "beta_fast",
-    "yarn_beta_slow": "beta_slow",
-    "attn_factor": "attention_factor",
-}
+_YARN = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
 
 
 def to_config(arch: str, metadata: Mapping[str, Any], head_dim: int, factors: Iterable[float] | None) -> dict[str, Any]:
@@ -31,29 +28,58 @@ def to_config(arch: str, metadata: Mapping[str, Any], head_dim: int, factors: It
     rotated = metadata.get(f"{arch}.rope.dimension_count", head_dim)
     if rotated != head_dim:
         raise CheckpointError(f"The GGUF model rotates {rotated} of {head_dim} dimensions", "That is not supported")
-    theta = float(metadata.get(f"{arch}.rope.freq_base", 10000.0))
+    theta = number(metadata, f"{arch}.rope.freq_base", 10000.0)
+    if theta <= 1:
+        wrong(f"{arch}.rope.freq_base", theta)
     config: dict[str, Any] = {"rope_theta": theta}
-    kind = metadata.get(f"{arch}.rope.scaling.type", "none")
+    scaling = _scaling(arch, metadata)
     if factors is not None:
-        config["rope_scaling"] = _llama3(theta, head_dim, np.fromiter(factors, dtype=np.float64))
-    elif kind in ("linear", "yarn"):
-        config["rope_scaling"] = _with_keys(arch, kind, metadata)
-    elif kind != "none":
-        raise CheckpointError(f"The GGUF model scales positions by {kind!r:.40}", "Supported: none, linear, yarn")
-    return config
+        if scaling is not None:
+            raise CheckpointError(
+                f"The GGUF model has both rope_freqs.weight and {scaling['rope_type']} scaling", "That is not supported"
+            )
+        scaling = _llama3(theta, head_dim, np.fromiter(factors, dtype=np.float64))
+    return config if scaling is None else {**config, "rope_scaling": scaling}
 
 
-def _with_keys(arch: str, kind: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _scaling(arch: str, metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `rope.scaling.*` says. As in llama.cpp a factor without a type scales linearly, and 0 means "not set"."""
     prefix = f"{arch}.rope.scaling."
-    factor = metadata.get(prefix + "factor")
-    if not isinstance(factor, (int, float)) or not factor > 0:
-        raise CheckpointError(f"The GGUF metadata has {prefix}factor = {factor!r:.40}", "It must be a positive number")
-    scaling: dict[str, Any] = {"rope_type": kind, "factor": float(factor)}
+    kind = metadata.get(prefix + "type", "linear")
+    if kind not in ("none", "linear", "yarn"):
+        raise CheckpointError(f"The GGUF model scales positions by {kind!r:.40}", "Supported: none, linear, yarn")
+    key = prefix + "factor" if prefix + "factor" in metadata else f"{arch}.rope.scale_linear"  # the older name
+    factor = number(metadata, key, 0.0)
+    if factor < 0 or (kind == "yarn" and not factor):
+        wrong(prefix + "factor" if kind == "yarn" else key, metadata.get(key))
+    extension = number(metadata, prefix + "yarn_ext_factor", -1.0)  # negative is "not set"
+    if extension >= 0 and extension != float(kind == "yarn"):
+        wrong(prefix + "yarn_ext_factor", extension)
     if kind == "yarn":
-        if (original := metadata.get(prefix + "original_context_length")) is not None:
-            scaling["original_max_position_embeddings"] = original
-        scaling |= {field: metadata[prefix + key] for key, field in _YARN.items() if prefix + key in metadata}
+        return _yarn(prefix, metadata, factor)
+    if number(metadata, prefix + "attn_factor", 1.0) != 1.0:
+        wrong(prefix + "attn_factor", metadata[prefix + "attn_factor"])
+    return None if kind == "none" or factor in (0.0, 1.0) else {"rope_type": "linear", "factor": factor}
+
+
+def _yarn(prefix: str, metadata: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    scaling: dict[str, Any] = {"rope_type": "yarn", "factor": factor}
+    if (original := metadata.get(prefix + "original_context_length")) is not None:
+        scaling["original_max_position_embeddings"] = original
+    scaling |= {field: number(metadata, prefix + key, 1.0) for key, field in _YARN.items() if prefix + key in metadata}
+    # llama.cpp multiplies YaRN's own temperature by attn_factor, where a config.json gives the product. Whether
+    # yarn_attn_factor means the one, the other or nothing has changed between its versions.
+    own = _temperature(factor)
+    if abs(number(metadata, prefix + "yarn_attn_factor", own) - own) > 1e-6:
+        wrong(prefix + "yarn_attn_factor", metadata[prefix + "yarn_attn_factor"])
+    if (more := number(metadata, prefix + "attn_factor", 1.0)) != 1.0:
+        scaling["attention_factor"] = more * own
     return scaling
+
+
+def _temperature(factor: float, mscale: float = 1.0) -> float:
+    """What YaRN multiplies cos and sin by (Peng et al., arXiv:2309.00071 §3.4)."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
 def llama3_factors(theta: float, head_dim: int, scaling: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -101,11 +127,17 @@ def _llama3(theta: float, head_dim: int, factors: NDArray[np.float64]) -> dict[s
 
 
 def scaling_of(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
-    """(theta, scaling) of a Hugging Face config in either spelling: `rope_scaling` or `rope_parameters`."""
-    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    """(theta, scaling) of a Hugging Face config in either spelling: `rope_scaling` or `rope_parameters`.
+
+    An original context that is left out is the context, as in transformers.
+    """
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaling = {key: value for key, value in given.items() if value is not None}
     theta = float(scaling.pop("rope_theta", None) or config.get("rope_theta") or 10000.0)
-    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
-    scaling.pop("type", None)
+    older = scaling.pop("type", "default")
+    kind = scaling.pop("rope_type", older)
+    if kind in ("llama3", "yarn"):
+        scaling.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
     return theta, {} if kind == "default" else {"rope_type": kind, **scaling}
 
 
@@ -132,9 +164,23 @@ def to_metadata(arch: str, config: Mapping[str, Any], head_dim: int) -> dict[str
     if kind not in ("linear", "yarn"):
         raise VitralError(f"Positions scaled by {kind!r} cannot be written as GGUF", "Possible: linear, yarn, llama3")
     prefix = f"{arch}.rope.scaling."
-    found |= {prefix + "type": kind, prefix + "factor": float(scaling["factor"])}
-    if kind == "yarn":
-        original = scaling.get("original_max_position_embeddings")
-        found[prefix + "original_context_length"] = original or config["max_position_embeddings"]
-        found |= {prefix + key: float(scaling[f]) for key, f in _YARN.items() if scaling.get(f) is not None}
+    found[prefix + "type"] = kind
+    if kind == "linear":
+        return found | {prefix + "factor": float(scaling["factor"])}
+    if not scaling.get("truncate", True):
+        raise VitralError("YaRN with truncate = false cannot be written as GGUF", "llama.cpp always truncates")
+    original = scaling["original_max_position_embeddings"]
+    factor = float(scaling.get("factor") or config["max_position_embeddings"] / original)
+    found |= {prefix + "factor": factor, prefix + "original_context_length": original}
+    found |= {prefix + key: float(scaling[field]) for key, field in _YARN.items() if field in scaling}
+    if (more := _magnitude(factor, scaling) / _temperature(factor)) != 1.0:
+        found[prefix + "attn_factor"] = more
     return found
+
+
+def _magnitude(factor: float, scaling: Mapping[str, Any]) -> float:
+    """What a config.json with YaRN multiplies cos and sin by."""
+    if "attention_factor" in scaling:
+        return float(scaling["attention_factor"])
+    one, all_dim = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    return _temperature(factor, one) / _temperature(factor, all_dim) if one and all_dim else _temperature(factor)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from torch import nn
 from vitral.errors import CheckpointError, NotFoundError
 from vitral.families import of_config
 from vitral.nn import Model, Spec
+from vitral.weights.files import user_path
 from vitral.weights.gguf import GGUFFile
 from vitral.weights.gguf_config import HfView
 from vitral.weights.names import match
@@ -50,8 +51,8 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a model folder, or a GGUF file (also one that lies alone in a folder)."""
-    path = Path(path)
+    """Open a model folder, or a GGUF file (also one that lies alone in a folder). `~` is the home folder."""
+    path = user_path(path)
     if not path.exists():
         raise NotFoundError(f"there is no file or folder {str(path)!r}")
     if path.is_dir() and not (path / "config.json").exists():
@@ -68,11 +69,23 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path=path, config=config, tensors=SafetensorsFolder(path), metadata={})
 
 
-def read_json(path: Path, default: Any = None) -> Any:
-    """A JSON object from a model folder; `default` where there is no such file and a default is given."""
+def read_json(path: Path, default: Any = None, *, kind: type = dict) -> Any:
+    """A JSON object (with `kind=list` a list) from a model folder; `default` where there is no such file.
+
+    Raises:
+        CheckpointError: the file is broken, or cannot be read; also where it is missing and no default is given.
+    """
     if default is not None and not path.exists():
         return default
-    return parse_json(path, path.read_bytes())
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    return parse_json(path, text, kind, _broken)
+
+
+def _broken(path: Path, what: str) -> NoReturn:
+    raise CheckpointError(f"{path} is a broken JSON file: {what}", "Download or write it again")
 
 
 def read_spec(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], Spec]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -64,11 +65,16 @@ def read_header(path: Path, file: IO[bytes]) -> tuple[bytes, int, int]:
     return header, 8 + length, size
 
 
-def parse_json(path: Path, text: bytes) -> dict[str, Any]:
-    """A JSON object read strictly: UTF-8, no duplicate keys, no NaN, no bottomless nesting.
+def damaged(path: Path, what: str) -> NoReturn:
+    """Raise the error for a file that breaks the format."""
+    raise CheckpointError(f"{path} is not a sound safetensors checkpoint: {what}", "Download or export it again")
+
+
+def parse_json(path: Path, text: bytes, kind: type = dict, broken: Callable[[Path, str], NoReturn] = damaged) -> Any:
+    """A JSON object (or a list, with `kind`) read strictly: UTF-8, no duplicate keys, no NaN, no bottomless nesting.
 
     Raises:
-        CheckpointError: naming `path`.
+        CheckpointError: naming `path`; `broken` raises it.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -76,22 +82,22 @@ def parse_json(path: Path, text: bytes) -> dict[str, Any]:
         if len(found) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            damaged(path, f"the key {twice!r:.80} occurs twice")
+            broken(path, f"the key {twice!r:.80} occurs twice")
         return found
 
     def no_constant(word: str) -> NoReturn:
-        damaged(path, f"it holds {word}, which is not JSON")
+        broken(path, f"it holds {word}, which is not JSON")
 
     try:
         found = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
     except CheckpointError:
         raise
     except UnicodeDecodeError as error:
-        damaged(path, f"its JSON is not UTF-8 at byte {error.start}")
+        broken(path, f"its JSON is not UTF-8 at byte {error.start}")
     except (ValueError, RecursionError) as error:
-        damaged(path, f"its JSON does not parse: {str(error)[:120]}")
-    if not isinstance(found, dict):
-        damaged(path, "its JSON is not an object")
+        broken(path, f"its JSON does not parse: {str(error)[:120]}")
+    if not isinstance(found, kind):
+        broken(path, f"its JSON is not {'a list' if kind is list else 'an object'}")
     return found
 
 
@@ -134,8 +140,3 @@ def _check_entry(path: Path, name: str, fields: Any, data_start: int, size: int)
 
 def _are_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
-
-
-def damaged(path: Path, what: str) -> NoReturn:
-    """Raise the error for a file that breaks the format."""
-    raise CheckpointError(f"{path} is not a sound safetensors checkpoint: {what}", "Download or export it again")
