@@ -247,6 +247,26 @@ def test_what_makes_no_sense_is_refused_in_one_line(bare: Any, minilm: Any) -> N
     assert bare.generate([1], max_tokens=2, beams=1, schema=None, top_k=None, stop=None).finish_reason == "length"
 
 
+def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(smollm2: Any, minilm: Any) -> None:
+    piece = smollm2.tokenizer.longest_piece
+    assert smollm2.longest_text == 8192 * piece
+    with pytest.raises(PromptTooLongError, match=r"at least 8192 tokens.* 8192"):
+        smollm2.generate("x" * (smollm2.longest_text + 1))
+    assert minilm.longest_text is None  # its normaliser may make a text shorter
+
+
+def test_work_stops_when_nobody_waits(smollm2: Any) -> None:
+    asked = []
+
+    def stopped() -> bool:
+        asked.append(None)
+        return len(asked) > 2
+
+    assert list(smollm2.stream([1] * 2000, stopped=stopped)) == [] and len(asked) == 3  # in the third piece of four
+    asked.clear()
+    assert len(list(smollm2.stream([1, 2], ignore_eos=True, max_tokens=9, stopped=stopped))) == 1
+
+
 def test_numbers_that_were_looked_at_can_be_worked_with(bare: Any) -> None:
     logits = bare.logits([1, 2], decoder_input_ids=None, pixel_values=None)
     logits.add_(1)

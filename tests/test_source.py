@@ -92,6 +92,16 @@ def test_the_licence_is_what_the_card_says(folder: Path) -> None:
     assert vitral.load(folder).licence == "apache-2.0"
 
 
+def test_a_copy_keeps_the_licence(tmp_path: Path) -> None:
+    artefact("minilm")
+    lm = vitral.load("all-minilm-l6-v2")
+    assert lm.licence == "Apache-2.0"
+    assert vitral.load(lm.save_gguf(tmp_path / "copy.gguf")).licence == "Apache-2.0"
+    saved = vitral.load(lm.save(tmp_path / "saved"))
+    assert saved.licence.lower() == "apache-2.0"
+    assert vitral.load(saved.save(tmp_path / "again")).licence == saved.licence
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere.gguf", "~/nowhere-at-all"])
 def test_a_path_that_leads_nowhere_is_no_catalogue_name(name: str) -> None:
     with pytest.raises(VitralError, match="there is no file or folder"):

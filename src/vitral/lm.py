@@ -146,6 +146,22 @@ class LanguageModel:
 
     # ── text ────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def longest_text(self) -> int | None:
+        """Characters that can fit the context at most; None where the tokenizer allows no such bound."""
+        piece = self._tokenizer.longest_piece if self._tokenizer else None
+        return None if piece is None else self.context * piece
+
+    def _check_length(self, text: str) -> None:
+        """Refuse a text that cannot fit before seconds are spent on its ids."""
+        if self.longest_text is not None and len(text) > self.longest_text:
+            least = len(text) * self.context // self.longest_text
+            raise PromptTooLongError(
+                f"the prompt is at least {least} tokens long and the context holds {self.context}",
+                "Shorten the prompt; nothing is cut silently",
+                param="prompt",
+            )
+
     def encode_prompt(
         self, prompt: Prompt, tools: Sequence[Any] | None = None, template: Mapping[str, Any] | None = None
     ) -> list[int]:
@@ -160,6 +176,7 @@ class LanguageModel:
         if isinstance(prompt, str):
             if not prompt:
                 raise VitralError("the prompt is empty", "Give some text", param="prompt")
+            self._check_length(prompt)
             return self.tokenizer.encode(prompt)
         ids = as_ids(prompt)
         if ids is not None:
@@ -186,6 +203,7 @@ class LanguageModel:
         tools: Sequence[Any] | None = None,
         template: Mapping[str, Any] | None = None,
         sampling: Sampling | None = None,
+        stopped: Callable[[], bool] = lambda: False,
         **fields: Any,
     ) -> Iterator[Token]:
         """Tokens as they come; closing the iterator stops the work.
@@ -193,8 +211,9 @@ class LanguageModel:
         Args:
             prompt: a text, messages for the chat template, or ids; `tools` and `template` as in `encode_prompt`.
             sampling: all settings at once; single ones may be given by name instead or as well (temperature=…, stop=…).
+            stopped: asked now and then, also while a long prompt is read; once it says True the tokens end.
         """
-        tokens = self._run([self.encode_prompt(prompt, tools, template)], self._sampling(sampling, fields))
+        tokens = self._run([self.encode_prompt(prompt, tools, template)], self._sampling(sampling, fields), stopped)
         return (token for _, token in tokens)
 
     @overload
@@ -230,7 +249,9 @@ class LanguageModel:
         ]
         return made if batch else made[0]
 
-    def _run(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[tuple[int, Token]]:
+    def _run(
+        self, prompts: list[list[int]], sampling: Sampling, stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, Token]]:
         if not self.model.generates:
             raise VitralError(f"{self.name} is an encoder and does not generate", "Use embed() or logits()")
         vocab = self.model.embed.tokens.weight.shape[0]
@@ -241,7 +262,7 @@ class LanguageModel:
         tokenizer = self._tokenizer or NoText()
         limit = vocab if self._tokenizer is None else min(vocab, self._tokenizer.vocab_size)
         settings = [sampling] * len(prompts)
-        return run(self.model, prompts, settings, tokenizer=tokenizer, eos=self.eos, vocab_limit=limit)
+        return run(self.model, prompts, settings, tokenizer=tokenizer, eos=self.eos, vocab_limit=limit, stopped=stopped)
 
     def _sampling(self, sampling: Sampling | None, fields: dict[str, Any]) -> Sampling:
         for name, neutral in LATER.items():
@@ -307,4 +328,5 @@ class LanguageModel:
             tokenizer_fields=self.source.tokenizer_fields(self.tokenizer),
             kind=kind,
             pooling=(self.pooling.mode, self.pooling.max_tokens) if embeds else None,
+            about={"name": self.name} | ({"license": self.source.licence} if self.source.licence else {}),
         )

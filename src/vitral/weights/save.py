@@ -86,12 +86,14 @@ def save_gguf(
     tokenizer_fields: Mapping[str, Any],
     kind: str = "F32",
     pooling: tuple[str, int | None] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a GGUF file that llama.cpp opens. It must not exist, and be called `*.gguf`.
 
     Args:
         kind: F32, F16 or Q8_0.
         pooling: (mode, longest text) of a model that embeds texts, see `gguf_metadata`.
+        about: `general.*` keys that say whose model it is, without the prefix: name, license.
 
     Raises:
         VitralError: the place, or what the model has or lacks that the format cannot say.
@@ -101,6 +103,7 @@ def save_gguf(
         raise VitralError(f"{str(path)!r:.300} does not end in .gguf", "Programs tell GGUF files by that ending")
     config = published_config(config, "float32")
     metadata = gguf_metadata(config, tokenizer_fields, pooling)
+    metadata |= {f"general.{key}": value for key, value in (about or {}).items()}
     _check_heads(model, config["model_type"])
     with writing(path):
         if path.exists():
