@@ -145,6 +145,18 @@ def test_prompt_too_long_names_both_lengths(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_text_no_context_can_hold_is_refused_by_its_length(stream: bool) -> None:
+    toy = ToyLM(longest_text=1000)
+    with running(toy) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="x") as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask(client, "a" * 1001, stream=stream, n=2)
+        assert caught.value.code == "context_length_exceeded"
+        assert caught.value.param == "messages"
+        assert "1001 characters" in str(caught.value)
+        assert toy.asked == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_fault_before_the_first_token_is_a_500_and_the_next_request_works(stream: bool) -> None:
     toy = ToyLM(fault=RuntimeError("secret-canary"))
     with running(toy) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from tests.serve.toy import ToyLM
+from vitral.errors import PromptTooLongError
 from vitral.generate.request import Sampling
 from vitral.serve.engine import Engine, Request
 from vitral.serve.errors import Refusal
@@ -46,6 +48,62 @@ def test_a_running_request_stops_before_its_next_token() -> None:
         assert await text_of(engine.submit(request(ToyLM()))) == "You said: hi"
         assert toy.live == 0
         assert toy.produced < 20
+        engine.close()
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_prefill_gives_the_worker_free() -> None:
+    async def main() -> float:
+        engine = Engine()
+        toy = ToyLM(prefill=5.0)
+        ticket = engine.submit(request(toy))
+        while toy.live == 0:
+            await asyncio.sleep(0.01)
+        started = time.monotonic()
+        ticket.cancel()
+        assert await text_of(engine.submit(request(ToyLM()))) == "You said: hi"
+        seconds = time.monotonic() - started
+        engine.close()
+        return seconds
+
+    assert asyncio.run(main()) < 1.0
+
+
+def test_a_request_cancelled_while_encoding_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        engine = Engine()
+        toy = ToyLM()
+        begun, gate = threading.Event(), threading.Event()
+        run: list[str] = []
+
+        def encode(*_: Any, **__: Any) -> list[int]:
+            begun.set()
+            gate.wait(5)
+            return [1]
+
+        monkeypatch.setattr(toy, "encode_prompt", encode)
+        monkeypatch.setattr(toy.tokenizer, "decode", lambda *_, **__: run.append("decode"))
+        monkeypatch.setattr(toy, "stream", lambda *_, **__: run.append("stream"))
+        ticket = engine.submit(request(toy))
+        assert await asyncio.to_thread(begun.wait, 5)
+        ticket.cancel()
+        gate.set()
+        assert await text_of(engine.submit(request(ToyLM()))) == "You said: hi"
+        assert run == []
+        engine.close()
+
+    asyncio.run(main())
+
+
+def test_messages_no_context_can_hold_are_not_encoded() -> None:
+    async def main() -> None:
+        engine = Engine()
+        toy = ToyLM(context=20, longest_text=100)
+        with pytest.raises(PromptTooLongError, match=r"101 characters.* 20 tokens .*100"):
+            engine.submit(request(toy, "a" * 101))
+        assert toy.asked == []
+        assert await text_of(engine.submit(request(toy, "a" * 100))) == f"You said: {'a' * 100}"
         engine.close()
 
     asyncio.run(main())

@@ -43,7 +43,11 @@ HOSTS = {
     "192.168.0.7": False,
     "": False,
     "evil.test:127.0.0.1": False,
-    "[::1].evil.test": True,  # no resolver knows such a name
+    "[::1].evil.test": False,
+    "localhost:": True,
+    "localhost:8731@evil.test": False,
+    "localhost@evil.test": False,
+    "localhost:8000:8000": False,
 }
 
 
@@ -181,6 +185,13 @@ def test_large_bodies_are_refused(toy: ToyLM) -> None:
         pieces = (b'{"user": "' if i == 0 else b"x" * 100 for i in range(30))
         chunked = http.post(CHAT, content=pieces, headers={"Content-Type": "application/json"})
         assert chunked.status_code == 413, "without a Content-Length"
+
+
+def test_a_body_may_be_a_mebibyte(toy: ToyLM) -> None:
+    with TestClient(build_app(toy), base_url="http://localhost") as http:
+        headers = {"Content-Type": "application/json"}
+        assert http.post(CHAT, content=b" " * 2**20, headers=headers).status_code == 400
+        assert http.post(CHAT, content=b" " * (2**20 + 1), headers=headers).status_code == 413
 
 
 def test_full_queue_is_429_with_retry_after() -> None:

@@ -31,6 +31,7 @@ def error(reply: Any, status: int) -> dict[str, Any]:
 
 def test_health(http: TestClient) -> None:
     assert http.get("/health").json() == {"status": "ok"}
+    assert http.head("/health").status_code == 200
 
 
 def test_health_of_a_dead_engine(http: TestClient) -> None:

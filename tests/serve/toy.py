@@ -69,7 +69,8 @@ class ToyLM:
 
     Args:
         reply: the answer's text for the messages.
-        seconds: how long each token takes.
+        seconds: how long each token takes. prefill: how long the prompt takes, in pieces of 10 ms.
+        longest_text: most characters it says its context can hold.
         fault: raised in place of the token at `fault_at`, when given.
     """
 
@@ -79,13 +80,15 @@ class ToyLM:
         *,
         reply: Callable[[list[dict[str, Any]]], str] = echo,
         seconds: float = 0.0,
+        prefill: float = 0.0,
         context: int = 4096,
+        longest_text: int | None = None,
         kind: str = "decoder",
         fault: BaseException | None = None,
         fault_at: int = 0,
     ) -> None:
-        self.name, self.kind, self.context = name, kind, context
-        self.reply, self.seconds, self.fault, self.fault_at = reply, seconds, fault, fault_at
+        self.name, self.kind, self.context, self.longest_text = name, kind, context, longest_text
+        self.reply, self.seconds, self.prefill, self.fault, self.fault_at = reply, seconds, prefill, fault, fault_at
         self.tokenizer = ToyTokenizer()
         self.chat = object()
         self.licence = "Apache-2.0"
@@ -104,7 +107,9 @@ class ToyLM:
             ids += [START, *self.tokenizer.encode(f"{message['role']}\n{message['content']}"), END]
         return [*ids, START, *self.tokenizer.encode("assistant\n")]
 
-    def stream(self, prompt: list[int], *, sampling: Sampling) -> Iterator[Token]:
+    def stream(
+        self, prompt: list[int], *, sampling: Sampling, stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Token]:
         self.asked[-1].sampling = sampling
         if len(prompt) >= self.context:
             raise PromptTooLongError(
@@ -112,7 +117,11 @@ class ToyLM:
             )
         self.live += 1
         try:
-            yield from self._answer(self._messages(prompt), sampling)
+            for _ in range(round(self.prefill / 0.01)):
+                if stopped():
+                    return
+                time.sleep(0.01)
+            yield from self._answer(self._messages(prompt), sampling, stopped)
         finally:
             self.live -= 1
 
@@ -126,7 +135,7 @@ class ToyLM:
             ids = ids[end + 1 :]
         return messages
 
-    def _answer(self, prompt: list[dict[str, Any]], sampling: Sampling) -> Iterator[Token]:
+    def _answer(self, prompt: list[dict[str, Any]], sampling: Sampling, stopped: Callable[[], bool]) -> Iterator[Token]:
         text = self.reply(prompt)
         if sampling.temperature > 0:
             text += random.Random(sampling.seed).choice(WORDS)
@@ -135,6 +144,8 @@ class ToyLM:
         ids = [*self.tokenizer.encode(text), END]
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for i, id in enumerate(ids):
+            if stopped():
+                return
             time.sleep(self.seconds)
             if self.fault is not None and i == self.fault_at:
                 raise self.fault

@@ -128,7 +128,7 @@ async function answer(): Promise<void> {
   }
   running = null;
   showRunning(false);
-  scrollDown(false);
+  scrollDown(view.text === "" && mine === turns); // a message that comes back makes the composer grow over the error
 }
 
 /** A message that got no answer leaves the conversation, and comes back to be changed or sent again. */

@@ -82,7 +82,7 @@ class Exchange:
             yield "data: [DONE]\n\n"
         except Exception as fault:
             answer = refusal(fault)
-            if answer.status_code >= 500:
+            if answer.status_code >= 500 and answer is not fault:  # a Refusal is meant
                 log_fault(fault, self.id)
             yield f"data: {json.dumps(answer.body)}\n\n"
 

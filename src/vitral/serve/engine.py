@@ -18,10 +18,11 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from vitral.errors import PromptTooLongError
 from vitral.generate.request import Sampling, Token
 from vitral.serve.errors import Refusal
 
@@ -47,8 +48,14 @@ class LanguageModel(Protocol):
     def tokenizer(self) -> Tokenizer: ...
     @property
     def chat(self) -> object | None: ...
+    @property
+    def longest_text(self) -> int | None:
+        """Most characters the context can hold, whatever they are; None where that is not known."""
+
     def encode_prompt(self, prompt: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]: ...
-    def stream(self, prompt: list[int], *, sampling: Sampling) -> Iterator[Token]: ...
+    def stream(
+        self, prompt: list[int], *, sampling: Sampling, stopped: Callable[[], bool] = ...
+    ) -> Iterator[Token]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +87,7 @@ class Ticket:
     """A place in the queue, and then the answer: `await opened()`, then iterate its tokens.
 
     `cancel` may be called at any time, from the event loop; a waiting ticket leaves the queue at once, a running one
-    stops before its next token.
+    stops before its next token or its next piece of the prompt.
     """
 
     def __init__(self, request: Request, engine: Engine) -> None:
@@ -150,7 +157,13 @@ class Engine:
         return not self._closed and (self._thread is None or self._thread.is_alive())
 
     def submit(self, request: Request) -> Ticket:
-        """Queue a request. Raises Refusal 429 when the queue is full, 503 after `close`."""
+        """Queue a request.
+
+        Raises:
+            PromptTooLongError: the messages cannot fit the context, however well they are encoded.
+            Refusal: 429 when the queue is full, 503 after `stop`.
+        """
+        _check_length(request)
         ticket = Ticket(request, self)
         with self._changed:
             if self._closed:
@@ -171,8 +184,8 @@ class Engine:
         with self._changed, contextlib.suppress(ValueError):
             self._waiting.remove(ticket)
 
-    def close(self) -> None:
-        """Stop: the running request before its next token, the waiting ones now."""
+    def stop(self) -> None:
+        """Take no more requests and end those there are with a 503; returns at once, while the worker still ends."""
         with self._changed:
             self._closed = True
             ended = [*self._waiting, *([self._running] if self._running else [])]
@@ -181,8 +194,12 @@ class Engine:
         for ticket in ended:
             ticket.push(Refusal(503, "The server is shutting down", code="shutting_down"))
             ticket.cancelled = True
+
+    def close(self) -> None:
+        """`stop`, and wait for the worker: an interpreter that exits while a thread is inside torch aborts."""
+        self.stop()
         if self._thread is not None:
-            self._thread.join(timeout=5.0)
+            self._thread.join()
 
     def _work(self) -> None:
         while True:
@@ -207,10 +224,24 @@ class Engine:
     def _answer(ticket: Ticket) -> None:
         request, lm = ticket.request, ticket.request.lm
         ids = lm.encode_prompt(request.messages, tools=request.tools)
+        if ticket.cancelled:  # encoding a long text takes a while too
+            return
         ticket.push(Prompt(ids=tuple(ids), text=lm.tokenizer.decode(ids, skip_special=False)))
-        stream = lm.stream(ids, sampling=request.sampling)
+        stream = lm.stream(ids, sampling=request.sampling, stopped=lambda: ticket.cancelled)
         with contextlib.closing(stream):  # type: ignore[type-var]
             for token in stream:
                 if ticket.cancelled:
                     return
                 ticket.push(token)
+
+
+def _check_length(request: Request) -> None:
+    """Refuse what is too long by its characters alone: encoding megabytes holds the interpreter for seconds."""
+    lm = request.lm
+    length = sum(len(message["content"]) for message in request.messages)
+    if lm.longest_text is not None and length > lm.longest_text:
+        raise PromptTooLongError(
+            f"the messages are {length} characters long and the {lm.context} tokens of the context hold at most "
+            f"{lm.longest_text}",
+            "Shorten them",
+        )

@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import re
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN = frozenset({"/", "/health"})
 """Paths that need no key: the page itself holds nothing, the health check says nothing."""
 ASSETS = "/assets/"
+HOST = re.compile(r"(?:\[(?P<address>[^\]]+)\]|(?P<name>[^:\[\]@]+))(?::[0-9]*)?")
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -43,7 +45,7 @@ SECURITY_HEADERS = {
 class Limits:
     """What one client may ask of the server."""
 
-    body_bytes: int = 4 * 1024 * 1024
+    body_bytes: int = 1024 * 1024
     body_seconds: float = 30.0
     waiting: int = 32
     """Requests that may wait for the engine; one more is a 429."""
@@ -214,12 +216,10 @@ def _netloc(origin: str) -> str:
         return ""
 
 
-def _host_name(host: str) -> str:
-    """'127.0.0.1:8000' -> '127.0.0.1'; '[::1]:8000' -> '::1'."""
-    host = host.lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if ":" in host else host
+def _host_name(host: str) -> str | None:
+    """'127.0.0.1:8000' -> '127.0.0.1'; '[::1]:8000' -> '::1'; None for what is no name and port."""
+    found = HOST.fullmatch(host.lower())
+    return found and (found["address"] or found["name"])
 
 
 def _too_large(limit: int) -> Refusal:

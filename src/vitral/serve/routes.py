@@ -29,6 +29,7 @@ def build_router(lms: Mapping[str, LanguageModel], engine: Engine) -> APIRouter:
     started = int(time.time())
 
     @router.get("/health")
+    @router.head("/health", include_in_schema=False)
     async def health() -> dict[str, str]:
         if not engine.alive:
             raise Refusal(503, "The engine is not running", code="engine_down")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -15,14 +17,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vitral.errors import VitralError
 from vitral.serve.app import build_app
-from vitral.serve.engine import LanguageModel
+from vitral.serve.engine import Engine, LanguageModel
 from vitral.serve.errors import Refusal
 from vitral.serve.guard import LOOPBACK, Limits, check_bind, clean_keys, is_loopback
 
 HEADER_SECONDS = 20.0
 HEADER_BYTES = 32 * 1024
 MAX_CONNECTIONS = 512
-SHUTDOWN_SECONDS = 5
+SHUTDOWN_SECONDS = 5.0
+"""How long clients get to read their last answer when the server ends."""
 
 
 class Connection(H11Protocol):
@@ -59,6 +62,35 @@ class Connection(H11Protocol):
         self.transport.close()
 
 
+class Server(uvicorn.Server):
+    """uvicorn, with an end that clients can understand.
+
+    uvicorn waits for open requests, cancels them where they stand, and only then tells the application. Here the
+    engine stops first: every open request gets a 503, or an error event in its stream, and nothing is left to cancel.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self.engine = engine
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.engine.stop()
+        due = asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS, self._hang_up)
+        await super().shutdown(sockets)
+        due.cancel()
+
+    def _hang_up(self) -> None:
+        """Drop the clients that do not read: their requests end as if they had left, without a traceback."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:  # a second Ctrl-C: at once, whatever the worker is doing
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        super().handle_exit(sig, frame)
+
+
 def serve(
     lm: LanguageModel | Sequence[LanguageModel],
     *,
@@ -69,7 +101,7 @@ def serve(
     limits: Limits | None = None,
     ready: Callable[[str], Any] = print,
 ) -> None:
-    """Serve until interrupted.
+    """Serve until interrupted (SIGINT, SIGTERM); open requests are ended with an error, a second SIGINT ends all.
 
     Args:
         lm: one model or several.
@@ -90,7 +122,7 @@ def serve(
         new_server(app).run(sockets=[listener])
 
 
-def new_server(app: FastAPI) -> uvicorn.Server:
+def new_server(app: FastAPI) -> Server:
     """uvicorn as this project runs it: no access log, no version header, no WebSockets."""
     config = uvicorn.Config(
         app,
@@ -100,9 +132,8 @@ def new_server(app: FastAPI) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    return uvicorn.Server(config)
+    return Server(config, app.state.engine)
 
 
 def listen(host: str, port: int) -> socket.socket:
