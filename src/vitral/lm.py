@@ -136,7 +136,9 @@ class LanguageModel:
         if ids.numel() == 0 or int(ids.min()) < 0 or int(ids.max()) >= vocab:
             raise VitralError("input_ids is empty or out of range", f"Ids run from 0 to {vocab - 1}", param="input_ids")
         if ids.shape[1] > self.context:
-            raise PromptTooLongError(f"input_ids holds {ids.shape[1]} tokens and the context {self.context}")
+            raise PromptTooLongError(
+                f"input_ids holds {ids.shape[1]} tokens and the context {self.context}", "Give fewer", param="input_ids"
+            )
         valid = None if attention_mask is None else table("attention_mask", attention_mask, device).bool()
         options = {} if segments is None else {"segments": segment_table(segments, self.model.embed.segments, device)}
         for name, other in {"attention_mask": valid, **options}.items():

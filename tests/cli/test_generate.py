@@ -13,6 +13,7 @@ import pytest
 
 import vitral
 from tests.artefacts import artefact
+from vitral.cli import chat
 
 
 def feed(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
@@ -152,6 +153,63 @@ def test_chat_once(run: Any, tiny: Path) -> None:
     lm = vitral.load(tiny)
     expected = lm.generate([{"role": "user", "content": "o gato"}], max_tokens=4, temperature=0.0).text
     assert run("chat", tiny, "o gato", "--max-tokens", 4, "--temperature", 0).out == expected + "\n"
+
+
+@pytest.mark.parametrize("args", [["generate", "{model}", "hi"], ["chat", "{model}", "hi"]])
+def test_an_encoder_does_not_talk(run: Any, args: list[str]) -> None:
+    model = artefact("minilm")
+    outcome = run(*(arg.format(model=model) for arg in args))
+    assert outcome.code == 2 and outcome.out == ""
+    assert f"is an encoder and does not generate. Look inside it with: vitral inspect {model} TEXT" in outcome.error
+
+
+def test_chat_checks_a_file_before_loading(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed(monkeypatch, b"um\nab\xff\n")
+    outcome = run("chat", "./nowhere")
+    assert outcome.code == 2 and "loading" not in outcome.err
+    assert outcome.error.startswith("error: stdin is not UTF-8: byte 0xff at offset 5. ")
+
+
+class Pipe(io.BytesIO):
+    """Nothing but the next line can be had."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def read(self, size: int | None = -1) -> bytes:
+        pytest.fail("whoever writes to the pipe may be waiting for an answer")
+
+
+def test_chat_answers_a_pipe_line_by_line(run: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Pipe("olá\r\n\ndois\n".encode() + b"tr\xeas\n"), "utf-8"))
+    outcome = run("chat", tiny, "--max-tokens", 2, "--temperature", 0)
+    assert outcome.code == 2 and "line 4 of stdin is not UTF-8: byte 0xea at offset 2" in outcome.error
+    first, second = (run("chat", tiny, turn, "--max-tokens", 2, "--temperature", 0).out for turn in ("olá", "dois"))
+    assert outcome.out.startswith(first) and len(outcome.out) > len(first) and second
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Pipe(b"tr\xeas\n"), "utf-8"))
+    outcome = run("chat", "./nowhere")
+    assert "line 1 of stdin is not UTF-8" in outcome.error and "loading" not in outcome.err
+
+
+def test_what_a_person_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed: list[Any] = ["um", "dois", EOFError(), b"\xff"]
+
+    def take(sign: str) -> str:
+        line = typed.pop(0)
+        if isinstance(line, EOFError):
+            raise line
+        return line.decode() if isinstance(line, bytes) else line
+
+    monkeypatch.setattr("builtins.input", take)
+    assert list(chat.typed_lines()) == ["um", "dois"]
+    with pytest.raises(vitral.VitralError, match="not UTF-8"):
+        list(chat.typed_lines())
+
+
+def test_chat_reads_one_prompt_from_stdin(run: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed(monkeypatch, b"o gato\n")
+    args = ["--max-tokens", 3, "--temperature", 0]
+    assert run("chat", tiny, "-", *args).out == run("chat", tiny, "o gato", *args).out
 
 
 def test_chat_needs_a_template(run: Any, base: Path) -> None:

@@ -52,6 +52,12 @@ def test_wrong_requests(run: Any, tiny: Path, args: list[Any], said: str) -> Non
     assert said in run("inspect", tiny, "o gato", *args).error
 
 
+def test_a_prompt_that_does_not_fit(run: Any, tiny: Path) -> None:
+    """Not so long that its characters alone tell."""
+    said = run("inspect", tiny, "o gato " * 60).error
+    assert "tokens long and the context holds 96. Shorten the prompt" in said
+
+
 def test_shades_follow_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     print_attention(["a", "b"], [[1.0, 0.0], [0.02, 0.98]], 7)
     lines = capsys.readouterr().out.splitlines()

@@ -129,8 +129,38 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         [sys.executable, "-m", "vitral", "families", "--json"], stdout=writer, stderr=subprocess.PIPE, timeout=60
     )
     os.close(writer)
-    assert done.stderr == b""
-    assert done.returncode in (1, 141)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["families"], ["list", "--json"]])
+def test_a_reader_that_left_before_is_no_error(args: list[str]) -> None:
+    test = "import io, os, sys; from vitral.cli import run\n"
+    test += "reader, writer = os.pipe(); os.close(reader); sys.stdout = os.fdopen(writer, 'w', buffering=1)\n"
+    done = python("-c", test + f"sys.exit(run({args}))")
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX shells")
+@pytest.mark.parametrize(
+    ("closed", "args", "code"),
+    [(">&-", "families llama3", 0), (">&-", "--version", 0), (">&- 2>&-", "familes", 2), ("<&-", "generate x", 2)],
+)
+def test_closed_streams(closed: str, args: str, code: int) -> None:
+    """Python then has None for them."""
+    command = f'"$0" -m vitral {args} {closed}'
+    done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code and "Traceback" not in done.stderr and done.stdout == ""
+    assert done.stderr == (
+        "error: the prompt is empty. Give some text, or pipe it into stdin\n" if "<" in closed else ""
+    )
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.pt-BR.md"])
+def test_the_readmes_install_into_an_environment(name: str) -> None:
+    text = (Path(__file__).parents[2] / name).read_text("utf-8")
+    (install,) = [block.splitlines() for block in text.split("```") if "pip install" in block]
+    lines = ["python3 -m venv .venv", "source .venv/bin/activate", "pip install -e ."]
+    assert [line for line in install if line in lines] == lines
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

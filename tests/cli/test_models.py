@@ -91,6 +91,7 @@ def test_export_a_file(run: Any, tiny: Path, tmp_path: Path, kind: str, toleranc
         (["--to", "hf", "--kind", "F16"], "--kind is for GGUF files. Use --dtype"),
         (["--to", "gguf", "--dtype", "float16"], "--dtype is for folders. Use --kind"),
         (["--to", "hf", "--dtype", "int3"], "dtype is 'int3'"),
+        (["--to", "gguf"], "does not end in .gguf"),
     ],
 )
 def test_export_options_that_do_not_belong(run: Any, tiny: Path, tmp_path: Path, args: list[str], said: str) -> None:
@@ -105,6 +106,33 @@ def test_export_overwrites_nothing(run: Any, tiny: Path, tmp_path: Path, to: str
     out.write_text("precious")
     outcome = run("export", tiny, "--to", to, "--out", out)
     assert outcome.code == 2 and "exists" in outcome.error and out.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "said"),
+    [
+        ("gguf", "noext", "does not end in .gguf"),
+        ("gguf", "mine.gguf", "exists"),
+        ("gguf", "mine.gguf/below/x.gguf", "mine.gguf' is a file"),
+        ("hf", "mine.gguf/below", "mine.gguf' is a file"),
+        ("hf", ".", "exists and is not empty"),
+        ("hf", "x" * 300, "File name too long"),
+    ],
+)
+def test_export_looks_at_its_place_first(run: Any, tmp_path: Path, to: str, out: str, said: str) -> None:
+    """Before a model is loaded, or even looked for."""
+    (tmp_path / "mine.gguf").write_text("precious")
+    outcome = run("export", "./nowhere", "--to", to, "--out", tmp_path / out)
+    assert outcome.code == 2 and said in outcome.error and "loading" not in outcome.err
+
+
+def test_export_into_a_locked_folder(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked)  # root may write anywhere
+    outcome = run("export", "./nowhere", "--to", "hf", "--out", locked / "new" / "out")
+    assert outcome.code == 2 and f"{str(locked)!r} may not be written to" in outcome.error
+    assert "loading" in run("export", "./nowhere", "--to", "hf", "--out", tmp_path / "new" / "out").err
 
 
 def test_plain_lines_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

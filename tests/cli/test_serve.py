@@ -51,6 +51,12 @@ def test_wrong_requests(run: Any, tiny: Path, args: list[str], said: str) -> Non
     assert outcome.code == 2 and said in outcome.error
 
 
+def test_an_empty_name_is_refused_before_loading(run: Any) -> None:
+    outcome = run("serve", "./nowhere", "--served-model-name", "")
+    assert "--served-model-name is empty. Give a name, or leave it out" in outcome.error
+    assert "loading" not in outcome.err
+
+
 def test_a_port_in_use(run: Any, tiny: Path) -> None:
     import socket
 

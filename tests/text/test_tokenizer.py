@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Core
 from tests.artefacts import artefact
 from tests.text.samples import CORPUS, TEXTS, small
 from vitral.errors import VitralError
+from vitral.text.frame import set_frame
 from vitral.text.tokenizer import Tokenizer
 
 
@@ -231,3 +232,19 @@ def test_real_tokenizers_cannot_be_made_to_speak_special_tokens(name: str) -> No
     for token in sorted(tokenizer.control_tokens)[:300]:
         assert refused.isdisjoint(tokenizer.encode(f"a {token}{token} b", add_special=False)), token
         assert refused.isdisjoint(tokenizer.encode(token, add_special=False)), token
+
+
+def test_a_vocabulary_without_an_unknown_token() -> None:
+    """The library raises a bare Exception for what it cannot spell, also for the probes of the constructor."""
+    tokenizer = Tokenizer(Core(models.Unigram([("b", -1.0), ("c", -1.5)], unk_id=None, byte_fallback=False)))
+    assert tokenizer.encode("bcb") == [0, 1, 0]
+    for call in (lambda: tokenizer.encode("zz"), lambda: tokenizer.encode_pair("b", "zz")):
+        with pytest.raises(VitralError, match=r"the vocabulary cannot spell the text \(.*unk_id.*\)\. "):
+            call()
+
+
+def test_a_frame_is_found_by_letters_the_vocabulary_has() -> None:
+    core = Core(models.Unigram([("<s>", 0.0), ("</s>", 0.0), ("b", -1.0)], unk_id=None, byte_fallback=False))
+    core.add_special_tokens(["<s>", "</s>"])
+    set_frame(core, before=[0], after=[1])
+    assert Tokenizer(core).encode("bb") == [0, 2, 2, 1]

@@ -63,8 +63,10 @@ def test_files_and_texts_mix(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("ação\n".encode("latin-1"))
     with pytest.raises(VitralError, match=r"latin\.txt is not UTF-8"):
         train("bpe", [tmp_path / "latin.txt"], 400)
-    with pytest.raises(NotFoundError, match=r"none\.txt"):
+    with pytest.raises(NotFoundError, match=r"none\.txt does not exist"):
         train("bpe", [tmp_path / "none.txt"], 400)
+    with pytest.raises(VitralError, match="is a folder"):
+        train("bpe", [tmp_path], 400)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 `vitral --help` reads the table alone, so it needs neither torch nor a verb's imports. Whatever goes wrong for a reason
 a person can mend leaves here as one line on stderr, `error: cause. remedy`, and a non-zero exit code:
-2 for a wrong request, 1 for a failed check, 130 for Ctrl-C.
+2 for whatever `error:` reports, 130 for Ctrl-C, 141 when whoever read our output has left.
 """
 
 from __future__ import annotations
@@ -75,6 +75,9 @@ def build(name: str) -> Any:
     examples = epilog(module.EXAMPLES)
     settings = {"help_option_names": ["-h", "--help"]}
     if isinstance(module.verb, typer.Typer):
+        for sub in module.verb.registered_commands:
+            own = [example for example in module.EXAMPLES if f"vitral {name} {sub.name} " in example]
+            sub.epilog, sub.context_settings = epilog(own), settings
         module.verb.info.help, module.verb.info.epilog = VERBS[name].help, examples
         module.verb.info.context_settings = settings
         return typer.main.get_command(module.verb)
@@ -114,9 +117,9 @@ def vitral(
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; every error people can cause becomes one line on stderr."""
-    args = list(sys.argv[1:] if args is None else args) or ["--help"]
+    open_streams()
     try:
-        result = typer.main.get_command(app).main(args, prog_name="vitral", standalone_mode=False)
+        code = invoke(list(sys.argv[1:] if args is None else args) or ["--help"])
         sys.stdout.flush()
     except VitralError as error:
         return complain(error, str(error))
@@ -130,7 +133,25 @@ def run(args: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         return complain(error, f"{error.filename or 'the system'}: {error.strerror or error}")
-    return result if isinstance(result, int) else 0
+    return code
+
+
+def open_streams() -> None:
+    """Python has None for a stream that is closed from the start (`>&-`); make it one that nothing comes through."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  open for as long as we run
+
+
+def invoke(args: list[str]) -> int:
+    """Find the verb and call it; its errors come through. `main` of a command would end on a broken pipe by itself."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("vitral", args) as context:
+            command.invoke(context)
+    except typer.Exit as leave:
+        return leave.exit_code
+    return 0
 
 
 def usage(error: typer.TyperException) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,29 +45,43 @@ def verb(
     )
     if prompt is not None:
         prompt = common.read_prompt(prompt)
-    lm = common.load(model, device=device, dtype=dtype)
+    lines = read_lines() if prompt is None else iter(())
+    lm = common.load(model, device=device, dtype=dtype, generates=True)
     if lm.chat is None:
         raise VitralError(f"{lm.name} has no chat template", f"Use: vitral generate {model} PROMPT")
     talk = Talk(lm, system, fields)
     if prompt is not None:
         talk.answer(prompt)
         return
-    terminal = sys.stdin.isatty()
-    if terminal:
+    if sys.stdin.isatty():
         print(f"{lm.name}. {HELP}")
-    while (line := read_line("› " if terminal else "")) is not None:
+    for line in map(str.strip, lines):
         if line and not talk.command(line):
             talk.answer(line)
 
 
-def read_line(sign: str) -> str | None:
-    """The next turn, or None at the end of the input."""
+def read_lines() -> Iterator[str]:
+    """The lines of stdin as they come. What is there already is checked now, before a model is loaded for it: all of
+    a file, the first line of a pipe, whose writer may be waiting for our answer to it.
+    """
+    if sys.stdin.isatty():
+        return typed_lines()
+    raw = sys.stdin.buffer
+    if raw.seekable():
+        return iter(common.utf8(raw.read()).split("\n"))
+    texts = (common.utf8(line, f"line {number} of stdin") for number, line in enumerate(raw, 1))
+    return chain([next(texts, "")], texts)
+
+
+def typed_lines() -> Iterator[str]:
+    """What a person types, until Ctrl-D."""
     try:
-        return input(sign).strip()
+        while True:
+            yield input("› ")
     except EOFError:
-        return None
+        return
     except UnicodeDecodeError:
-        raise VitralError("stdin is not UTF-8", "Convert it first, for example with iconv") from None
+        raise VitralError("what was typed is not UTF-8", "Check the terminal's encoding") from None
 
 
 class Talk:

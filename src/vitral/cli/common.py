@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,12 +45,7 @@ def read_prompt(prompt: str | None) -> str:
     if prompt is None or prompt == "-":
         if sys.stdin.isatty():
             print("type the prompt, then Ctrl-D", file=sys.stderr)
-        raw = sys.stdin.buffer.read()
-        try:
-            prompt = raw.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
-            raise VitralError(f"stdin is not UTF-8: {byte}", "Convert it first, for example with iconv") from None
+        prompt = utf8(sys.stdin.buffer.read()).removesuffix("\n").removesuffix("\r")
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError:
@@ -57,6 +53,36 @@ def read_prompt(prompt: str | None) -> str:
     if not prompt:
         raise VitralError("the prompt is empty", "Give some text, or pipe it into stdin", param="prompt")
     return prompt
+
+
+def utf8(raw: bytes, what: str = "stdin") -> str:
+    """The text of bytes from outside, without a byte order mark; `what` is their name in the error."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
+        raise VitralError(f"{what} is not UTF-8: {byte}", "Convert it first, for example with iconv") from None
+
+
+def new_place(out: Path, *, ending: str = "") -> Path:
+    """Where a new folder (or, with an `ending`, a new file) is to go, checked before seconds of work are spent on it.
+
+    Whoever writes it checks again: much can happen meanwhile.
+    """
+    from vitral.weights.files import user_path
+
+    out = user_path(out)
+    if out.exists() and (ending or not out.is_dir()):
+        raise VitralError(f"{str(out)!r} exists", "Name a new path, or remove that one", param="out")
+    if out.exists() and any(out.iterdir()):
+        raise VitralError(f"{str(out)!r} exists and is not empty", "Name a new folder, or remove that one", param="out")
+    if ending and out.suffix.lower() != ending:
+        raise VitralError(f"{str(out)!r} does not end in {ending}", "Programs go by that ending", param="out")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        cause = "may not be written to" if above.is_dir() else "is a file"
+        raise VitralError(f"{str(above)!r} {cause}", "Give another place for the output", param="out")
+    return out
 
 
 def conversation(
@@ -71,15 +97,25 @@ def conversation(
     return [*first, {"role": "user", "content": prompt}]
 
 
-def load(model: str, *, device: str = "cpu", dtype: str = "float32") -> LanguageModel:
-    """`vitral.load` with a sign of life on stderr; a known model that is not on this machine is fetched first."""
+def load(model: str, *, device: str = "cpu", dtype: str = "float32", generates: bool = False) -> LanguageModel:
+    """`vitral.load` with a sign of life on stderr; a known model that is not on this machine is fetched first.
+
+    Args:
+        generates: the model is wanted for its answers, so an encoder is refused.
+    """
     from vitral.cli.progress import progress
 
     with progress(f"loading {model}") as report:
         import vitral
 
         check_device(device)
-        return vitral.load(model, device=device, dtype=dtype, progress=report)
+        lm = vitral.load(model, device=device, dtype=dtype, progress=report)
+    if generates and lm.kind == "encoder":
+        remedy = (
+            f"Look inside it with: vitral inspect {model} TEXT; in Python, vitral.load(…).embed() gives its vectors"
+        )
+        raise VitralError(f"{lm.name} is an encoder and does not generate", remedy, param="model")
+    return lm
 
 
 def check_device(device: str) -> None:
@@ -101,8 +137,12 @@ def console() -> Console:
     """Where tables and drawings go: coloured on a terminal, plain text elsewhere, never cut off in a pipe."""
     from rich.console import Console
 
+    class Out(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich calls this in its `except` and would itself exit with 1; `cli.run` knows better
+
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Console(highlight=False, width=width)
+    return Out(highlight=False, width=width)
 
 
 def emit(value: Any) -> None:

@@ -43,8 +43,7 @@ def verb(
         raise VitralError("--kind is for GGUF files", "Use --dtype with --to hf", param="kind")
     if to is Layout.gguf and dtype is not None:
         raise VitralError("--dtype is for folders", "Use --kind with --to gguf", param="dtype")
-    if out.exists() and (to is Layout.gguf or not out.is_dir() or any(out.iterdir())):
-        raise VitralError(f"{str(out)!r} exists", "Name a new path, or remove that one", param="out")
+    out = common.new_place(out, ending=".gguf" if to is Layout.gguf else "")
     lm = common.load(model, dtype=dtype or "float32")
     with progress(f"writing {out}"):
         path = lm.save(out) if to is Layout.hf else lm.save_gguf(out, kind=kind or Kind.F32)

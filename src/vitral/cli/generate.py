@@ -64,7 +64,7 @@ def verb(
         candidates=candidates,
     )
     text = common.read_prompt(prompt)
-    lm = common.load(model, device=device, dtype=dtype)
+    lm = common.load(model, device=device, dtype=dtype, generates=True)
     question = common.conversation(lm, text, system, raw=raw)
     if json:
         start = time.perf_counter()

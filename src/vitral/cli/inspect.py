@@ -10,7 +10,7 @@ import typer
 
 from vitral.cli import common
 from vitral.cli.common import Device, Dtype, Json, Model
-from vitral.errors import VitralError
+from vitral.errors import PromptTooLongError, VitralError
 
 if TYPE_CHECKING:
     from vitral.lm import LanguageModel
@@ -69,6 +69,10 @@ def look(lm: LanguageModel, prompt: str | list[dict[str, str]], top: int) -> dic
     from vitral.inspect.record import points
 
     ids = lm.encode_prompt(prompt)
+    if len(ids) > lm.context:
+        raise PromptTooLongError(
+            f"the prompt is {len(ids)} tokens long and the context holds {lm.context}", "Shorten the prompt"
+        )
     names = points(lm.model)
     blocks = sorted((name for name in names if re.fullmatch(r"stack\.blocks\.\d+", name)), key=_depth)
     patterns = sorted((name for name in names if name.endswith(".kernel.pattern")), key=_depth)

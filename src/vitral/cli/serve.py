@@ -44,13 +44,13 @@ def verb(
     """Serve a model: an OpenAI-compatible API under /v1, and a page to chat with it at /."""
     from vitral.serve.guard import check_bind, clean_keys
 
+    # What can be checked without the model is checked before it is loaded.
     keys = clean_keys(api_key)
-    check_bind(host, keys)  # before the model is loaded, not after
+    check_bind(host, keys)
+    if served_model_name is not None and not served_model_name.strip():
+        raise VitralError("--served-model-name is empty", "Give a name, or leave it out", param="served_model_name")
     lm = common.load(model, device=device, dtype=dtype)
-    if served_model_name is not None:
-        if not served_model_name.strip():
-            raise VitralError("--served-model-name is empty", param="served_model_name")
-        lm.name = served_model_name
+    lm.name = served_model_name or lm.name
     if self_check:
         check(lm)
     from vitral.serve.run import serve

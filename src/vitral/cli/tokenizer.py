@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -37,7 +38,7 @@ class Form(StrEnum):
     NFKC = "NFKC"
 
 
-@verb.command(context_settings={"help_option_names": ["-h", "--help"]})
+@verb.command("show")
 def show(
     text: Annotated[str | None, typer.Argument(help="The text; - or nothing reads stdin.", metavar="TEXT")] = None,
     model: Annotated[
@@ -86,7 +87,7 @@ def open_tokenizer(model: str) -> Tokenizer:
     return tokenizer
 
 
-@verb.command(context_settings={"help_option_names": ["-h", "--help"]})
+@verb.command("train")
 def train(
     files: Annotated[list[Path], typer.Argument(help="Text files, UTF-8.", metavar="FILE...")],
     out: Annotated[Path, typer.Option("--out", help="The new folder; never overwritten.")],
@@ -105,8 +106,7 @@ def train(
     from vitral.text.normalizer import Normalizer
     from vitral.text.trainer import train
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise VitralError(f"{str(out)!r} exists and is not empty", "Name a new folder", param="out")
+    out = common.new_place(out)
     normalizer = Normalizer(
         form=form.value if form else None,
         lowercase=lowercase,
@@ -116,7 +116,10 @@ def train(
     with progress(f"training on {len(files)} file{'s' if len(files) > 1 else ''}"):
         tokenizer = train(kind.value, files, vocab_size, normalizer=normalizer, specials=special or ())
     tokenizer.save(out)
+    size = tokenizer.vocab_size
+    if size < vocab_size:
+        print(f"the text gives {size} of the {vocab_size} ids asked for", file=sys.stderr)
     if json:
-        common.emit({"path": str(out), "kind": kind.value, "vocab_size": tokenizer.vocab_size})
+        common.emit({"path": str(out), "kind": kind.value, "vocab_size": size, "asked": vocab_size})
     else:
-        print(f"{out}: {tokenizer.vocab_size} ids, {kind.value}")
+        print(f"{out}: {size} ids, {kind.value}")

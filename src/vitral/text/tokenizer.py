@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +73,13 @@ class Tokenizer:
     def chat_template(self) -> str | None:
         """The default chat template's source; None for a base model."""
         return self.chat_templates.get("default")
+
+    @cached_property
+    def longest_piece(self) -> int | None:
+        """Most characters of a text that one id can stand for; None where normalising may make a text shorter."""
+        if self._core.normalizer is not None or self._charsmap is not None:
+            return None
+        return max((len(piece) for piece in self._core.get_vocab()), default=None)
 
     @property
     def named_tokens(self) -> dict[str, str]:
@@ -138,6 +147,8 @@ class Tokenizer:
             return core.encode(text, add_special_tokens=False).ids
         except TypeError:
             raise _not_text(text) from None
+        except Exception as error:  # bare: so the library says that something is unknown and no token stands for that
+            raise VitralError(f"the vocabulary cannot spell the text ({error})", "Leave out what it lacks") from error
 
     def _strict(self) -> Core:
         with self._lock:
@@ -147,13 +158,19 @@ class Tokenizer:
 
     def _frame(self) -> tuple[list[int], list[int]]:
         """What the post-processor puts before and after a text, found by looking: it is the same for all texts."""
-        for probe in ("a", "0", " ", ""):
-            bare = self._core.encode(probe, add_special_tokens=False).ids
-            full = self._core.encode(probe, add_special_tokens=True).ids
-            for start in range(len(full) - len(bare) + 1):
-                if bare and full[start : start + len(bare)] == bare:
-                    return full[:start], full[start + len(bare) :]
-        return full, []
+        for probe in self._probes():
+            with suppress(VitralError):  # not every vocabulary can spell every text
+                bare = self._raw_ids(self._core, probe)
+                full = self._core.encode(probe, add_special_tokens=True).ids
+                for start in range(len(full) - len(bare) + 1):
+                    if bare and full[start : start + len(bare)] == bare:
+                        return full[:start], full[start + len(bare) :]
+        return self._core.encode("", add_special_tokens=True).ids, []
+
+    def _probes(self) -> Iterator[str]:
+        """Texts to try a tokenizer with: letters that nearly all have, then the vocabulary's own pieces."""
+        yield from ("a", "0", " ")
+        yield from (piece for piece in self._core.get_vocab() if piece not in self._special.id_of)
 
     # ── ids → text ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -195,7 +195,11 @@ def _texts(source: Any) -> Iterator[str]:
 
 def _lines(path: Path) -> Iterator[str]:
     if not path.is_file():
-        raise NotFoundError(f"{path} does not exist", "")
+        if path.is_dir():
+            raise VitralError(f"{path} is a folder", "Name the text files in it")
+        if path.exists():
+            raise VitralError(f"{path} is not a regular file", "Write the text to one first")
+        raise NotFoundError(f"{path} does not exist", "Check its name")
     try:
         with path.open(encoding="utf-8") as file:
             while chunk := file.readlines(_CHUNK):
