@@ -49,7 +49,8 @@ class Pooling:
             raise CheckpointError(f"modules.json names {strange[0]!r}", "Known: Transformer, Pooling, Normalize")
         on = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
         if len(on) != 1 or on[0] not in _MODES:
-            raise CheckpointError(f"the pooling module's config.json asks for {on}", f"Set one of {sorted(_MODES)}")
+            remedy = f"One of {', '.join(sorted(_MODES))} must be true"
+            raise CheckpointError(f"the pooling module's config.json asks for {on}", remedy)
         longest = sentence.get("max_seq_length")
         if longest is not None and (not isinstance(longest, int) or longest < 1):
             raise CheckpointError(
