@@ -33,7 +33,7 @@ class Kind(StrEnum):
 def verb(
     model: Model,
     to: Annotated[Layout, typer.Option("--to", help="hf: a Hugging Face folder; gguf: a file for llama.cpp.")],
-    out: Annotated[Path, typer.Option("--out", help="The new folder or file; never overwritten.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new folder or file; never overwritten.")],
     dtype: Annotated[str | None, typer.Option(help="Of a folder: float32, bfloat16, float16.")] = None,
     kind: Annotated[Kind | None, typer.Option(help="Of a GGUF file.")] = None,
     json: Json = False,

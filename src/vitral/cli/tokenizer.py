@@ -90,7 +90,7 @@ def open_tokenizer(model: str) -> Tokenizer:
 @verb.command("train")
 def train(
     files: Annotated[list[Path], typer.Argument(help="Text files, UTF-8.", metavar="FILE...")],
-    out: Annotated[Path, typer.Option("--out", help="The new folder; never overwritten.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new folder; never overwritten.")],
     vocab_size: Annotated[int, typer.Option(help="How many ids, special tokens included.")] = 8000,
     kind: Annotated[Kind, typer.Option(help="bpe works on bytes; wordpiece and unigram on letters.")] = Kind.bpe,
     form: Annotated[Form | None, typer.Option(help="Unicode normal form of the text.")] = None,
