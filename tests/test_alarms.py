@@ -43,6 +43,7 @@ FIELDS = "\n".join(f"    a{i}: int" for i in range(13))
 SMOKE = {
     "long file": (alarms.long_files, "src/vitral/nn/ffn.py", "x = 1\n" * 401),
     "long family": (alarms.long_files, "src/vitral/families/llama3.py", FAMILY + "x = 1\n" * 120),
+    "long shared file": (alarms.long_files, "src/vitral/families/shared.py", "x = 1\n" * 121),
     "long function": (alarms.long_functions, "src/vitral/nn/ffn.py", "def f():\n" + "    x = 1\n" * 60),
     "long method": (
         alarms.long_functions,

@@ -19,7 +19,7 @@ from torch import Tensor
 from vitral.errors import PromptTooLongError, VitralError, did_you_mean
 from vitral.generate.embed import Pooling, embed
 from vitral.generate.loop import NoText, run
-from vitral.generate.request import Generation, Sampling, Token
+from vitral.generate.request import Generation, Sampling, Token, check_text_length
 from vitral.inputs import Ids, as_ids, segment_table, table, usable
 from vitral.nn import Model, Spec
 from vitral.source import Source
@@ -154,16 +154,6 @@ class LanguageModel:
         piece = self._tokenizer.longest_piece if self._tokenizer else None
         return None if piece is None else self.context * piece
 
-    def _check_length(self, text: str) -> None:
-        """Refuse a text that cannot fit before seconds are spent on its ids."""
-        if self.longest_text is not None and len(text) > self.longest_text:
-            least = len(text) * self.context // self.longest_text
-            raise PromptTooLongError(
-                f"the prompt is at least {least} tokens long and the context holds {self.context}",
-                "Shorten the prompt; nothing is cut silently",
-                param="prompt",
-            )
-
     def encode_prompt(
         self, prompt: Prompt, tools: Sequence[Any] | None = None, template: Mapping[str, Any] | None = None
     ) -> list[int]:
@@ -178,7 +168,7 @@ class LanguageModel:
         if isinstance(prompt, str):
             if not prompt:
                 raise VitralError("the prompt is empty", "Give some text", param="prompt")
-            self._check_length(prompt)
+            check_text_length(len(prompt), longest=self.longest_text, context=self.context, param="prompt")
             return self.tokenizer.encode(prompt)
         ids = as_ids(prompt)
         if ids is not None:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from vitral.errors import CheckpointError, VitralError
 from vitral.families import family, of_config, preset_config
-from vitral.families.config import is_body
+from vitral.families.common.config import is_body
 from vitral.nn import Causal, Linear, Window
 from vitral.weights.load import load_model, open_checkpoint
 

@@ -28,8 +28,9 @@ from tests.families.parity import (
     whole_pass,
 )
 from vitral.errors import CheckpointError
-from vitral.families import assemble, bert, gpt2, llama1, qwen2, qwen3
-from vitral.families.rules import Split, Transposed
+from vitral.families import bert, gpt2, llama1, qwen2, qwen3
+from vitral.families.common import assemble
+from vitral.families.common.rules import Split, Transposed
 from vitral.nn import (
     GELU,
     Attention,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.nn.tiny import CONFIGS, tiny
 from vitral.errors import CheckpointError
 from vitral.families import family
-from vitral.families.rules import Names, Split, Transposed
+from vitral.families.common.rules import Names, Split, Transposed
 from vitral.weights.names import Entry, export, match
 
 NAMES = Names(

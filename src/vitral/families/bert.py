@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vitral.families.assemble import Card, encoder, post_norm, share
-from vitral.families.config import DEEPEST, LONGEST, Config, architecture
-from vitral.families.rules import Names
+from vitral.families.common.assemble import Card, encoder, post_norm, share
+from vitral.families.common.config import DEEPEST, LONGEST, Config, architecture
+from vitral.families.common.rules import Names
 from vitral.nn import Attention, Full, LayerNorm, Plain, Spec
 
 CARD = Card(

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vitral.families.assemble import Card, decoder, pre_norm, share
-from vitral.families.config import DEEPEST, LONGEST, Config
-from vitral.families.rules import Names, Split, Transposed
+from vitral.families.common.assemble import Card, decoder, pre_norm, share
+from vitral.families.common.config import DEEPEST, LONGEST, Config
+from vitral.families.common.rules import Names, Split, Transposed
 from vitral.nn import Attention, LayerNorm, Learned, Plain, Spec
 
 CARD = Card(

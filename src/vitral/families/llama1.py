@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vitral.families.assemble import Card, decoder, pre_norm, sizes
-from vitral.families.config import DEEPEST, LONGEST, Config
-from vitral.families.rules import Names
+from vitral.families.common.assemble import Card, decoder, pre_norm, sizes
+from vitral.families.common.config import DEEPEST, LONGEST, Config
+from vitral.families.common.rules import Names
 from vitral.nn import Attention, Gated, RMSNorm, Spec
 
 CARD = Card(

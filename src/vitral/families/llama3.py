@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitral.families.assemble import Card
+from vitral.families.common.assemble import Card
 from vitral.families.llama1 import DEFAULTS, MODEL_TYPE, NAMES, spec
 from vitral.families.llama1 import preset as llama1
 

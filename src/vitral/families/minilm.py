@@ -4,8 +4,8 @@ means.
 
 from __future__ import annotations
 
-from vitral.families.assemble import Card
 from vitral.families.bert import DEFAULTS, MODEL_TYPE, NAMES, complete, preset, spec
+from vitral.families.common.assemble import Card
 
 __all__ = ["CARD", "DEFAULTS", "MODEL_TYPE", "NAMES", "PRESETS", "complete", "spec"]
 

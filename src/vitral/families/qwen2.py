@@ -10,8 +10,8 @@ from typing import Any
 
 from vitral.errors import CheckpointError
 from vitral.families import llama1
-from vitral.families.assemble import Card, decoder, pre_norm, sizes
-from vitral.families.config import DEEPEST, LONGEST, Config
+from vitral.families.common.assemble import Card, decoder, pre_norm, sizes
+from vitral.families.common.config import DEEPEST, LONGEST, Config
 from vitral.nn import Attention, Causal, Gated, Kind, RMSNorm, Spec, Window
 
 CARD = Card(

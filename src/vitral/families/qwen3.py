@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from vitral.families import llama1, qwen2
-from vitral.families.assemble import Card, decoder, pre_norm, sizes
-from vitral.families.config import DEEPEST, LONGEST, Config
+from vitral.families.common.assemble import Card, decoder, pre_norm, sizes
+from vitral.families.common.config import DEEPEST, LONGEST, Config
 from vitral.nn import Attention, Gated, Kind, RMSNorm, Spec
 
 CARD = Card(

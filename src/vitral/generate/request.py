@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from types import NoneType
 from typing import Any, Literal
 
-from vitral.errors import VitralError
+from vitral.errors import PromptTooLongError, VitralError
 
 FinishReason = Literal["stop", "length"]
 MAX_STOPS = 16
@@ -69,6 +69,23 @@ class Sampling:
                 raise VitralError(
                     f"stop holds {text!r:.40}", f"Each stop is 1 to {MAX_STOP_LENGTH} characters of text", param="stop"
                 )
+
+
+def check_text_length(length: int, *, longest: int | None, context: int, param: str) -> None:
+    """Refuse a text by its characters alone: making ids of megabytes takes seconds and holds every thread.
+
+    Args:
+        length: characters of the text.
+        longest: most characters that can fit the context; None where no such bound is known.
+        context: tokens.
+    """
+    if longest is not None and length > longest:
+        raise PromptTooLongError(
+            f"the text is {length} characters long, at least {length * context // longest} tokens, and the context of "
+            f"{context} tokens holds at most {longest}",
+            "Shorten it; nothing is cut silently",
+            param=param,
+        )
 
 
 def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:

@@ -22,8 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vitral.errors import PromptTooLongError
-from vitral.generate.request import Sampling, Token
+from vitral.generate.request import Sampling, Token, check_text_length
 from vitral.serve.errors import Refusal
 
 
@@ -163,7 +162,8 @@ class Engine:
             PromptTooLongError: the messages cannot fit the context, however well they are encoded.
             Refusal: 429 when the queue is full, 503 after `stop`.
         """
-        _check_length(request)
+        lm, length = request.lm, sum(len(message["content"]) for message in request.messages)
+        check_text_length(length, longest=lm.longest_text, context=lm.context, param="messages")
         ticket = Ticket(request, self)
         with self._changed:
             if self._closed:
@@ -233,15 +233,3 @@ class Engine:
                 if ticket.cancelled:
                     return
                 ticket.push(token)
-
-
-def _check_length(request: Request) -> None:
-    """Refuse what is too long by its characters alone: encoding megabytes holds the interpreter for seconds."""
-    lm = request.lm
-    length = sum(len(message["content"]) for message in request.messages)
-    if lm.longest_text is not None and length > lm.longest_text:
-        raise PromptTooLongError(
-            f"the messages are {length} characters long and the {lm.context} tokens of the context hold at most "
-            f"{lm.longest_text}",
-            "Shorten them",
-        )

@@ -12,7 +12,7 @@ import torch
 
 from vitral.errors import CheckpointError, VitralError, did_you_mean
 from vitral.families import of_config
-from vitral.families.config import ACTIVATIONS
+from vitral.families.common.config import ACTIVATIONS
 from vitral.weights import gguf_names, gguf_rope
 from vitral.weights.gguf import GGUFFile
 from vitral.weights.gguf_keys import ARCHITECTURES, FIXED, KEYS, architecture, decimal, wrong

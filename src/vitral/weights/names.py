@@ -1,7 +1,7 @@
 """Matching the tensors of a file with the parameters of a model, in both directions, each exactly once.
 
-The rules are data (`families/rules.py`); this is their one interpreter. What a file has and the model has not, or the
-other way round, is an error that names the tensor.
+The rules are data (`families/common/rules.py`); this is their one interpreter. What a file has and the model has not,
+or the other way round, is an error that names the tensor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vitral.errors import CheckpointError
-from vitral.families.rules import Names, Rule, Split, Transposed
+from vitral.families.common.rules import Names, Rule, Split, Transposed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitral.errors import VitralError
-from vitral.families.config import is_body
+from vitral.families.common.config import is_body
 from vitral.weights.files import sync_folder, user_path, writing
 from vitral.weights.gguf import write_gguf
 from vitral.weights.gguf_config import gguf_metadata, gguf_tensors

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from vitral.errors import CheckpointError
-from vitral.families.config import Config, is_body
+from vitral.families.common.config import Config, is_body
 from vitral.nn import (
     Block,
     Embed,
