@@ -17,6 +17,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Refer
 
     @cache
     def make(name: str) -> Reference:
-        return Reference(BY_NAME[name], tmp_path_factory.mktemp(name))
+        return BY_NAME[name].real(tmp_path_factory.mktemp(name))
 
     return make

@@ -41,25 +41,40 @@ class Row:
     """One published architecture in one of its variants.
 
     Args:
+        families: the families it speaks for, by their names in `vitral.families()`.
         make: the tiny model of transformers.
         config: changes its config.json into what older or other files say.
         tensors: changes its tensors likewise (names, buffers).
         scales: name ending → factor, laid on after the random fill: tiny streams make every norm's eps count.
         grows: the rotation depends on the length so far: a cached pass differs from a whole one, in transformers too.
         same_names: writing the model again gives the names it was read under.
+        reference: what makes the row real; another kind of model brings its own, with its own checks.
     """
 
     name: str
+    families: tuple[str, ...]
     make: Callable[[], Any]
     config: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     tensors: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     scales: Mapping[str, float] | None = None
     grows: bool = False
     same_names: bool = True
+    reference: Callable[[Row, Path], Reference] | None = None
+
+    def real(self, folder: Path) -> Reference:
+        return (self.reference or Reference)(self, folder)
+
+    def checks(self) -> Iterator[Check]:
+        """The checks that mean something for it."""
+        return getattr(self.reference or Reference, "checks")(self)  # noqa: B009
 
 
 class Reference:
     """A row made real: the model of transformers, and the folder that vitral opens."""
+
+    @staticmethod
+    def checks(row: Row) -> Iterator[Check]:
+        return checks(row)
 
     def __init__(self, row: Row, folder: Path) -> None:
         self.row, self.folder = row, folder

@@ -16,9 +16,7 @@ from tests.families.rows import ROWS
 from vitral.weights.load import load_model, open_checkpoint
 
 Make = Callable[[str], Reference]
-CASES = [
-    pytest.param(row.name, check, id=f"{row.name}-{check.__name__}") for row in ROWS for check in parity.checks(row)
-]
+CASES = [pytest.param(row.name, check, id=f"{row.name}-{check.__name__}") for row in ROWS for check in row.checks()]
 every_row = pytest.mark.parametrize("name", [row.name for row in ROWS])
 
 

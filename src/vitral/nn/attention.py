@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitral.nn.cache import Allocate
 from vitral.nn.kernel import Fused
-from vitral.nn.mask import Causal, Kind
+from vitral.nn.mask import Causal, Given, Kind
 from vitral.nn.position import Position
 from vitral.nn.step import Ready, Step
 
@@ -82,14 +82,17 @@ class Attention(Mixer):
         view = step.view(self.kind)
         ready = self.ready(step)
         q = self.q_norm(self.split(self.q(x))).transpose(1, 2)  # [B, H, T, D]
-        k = self.k_norm(self.split(self.k(x))).transpose(1, 2)  # [B, K, T, D]
-        v = self.split(self.v(x)).transpose(1, 2)
+        k, v = self.keys_and_values(x)  # [B, K, T, D]
         q, k = self.position.encode(q, ready), self.position.encode(k, ready)
         if step.cache is not None:
             k, v = step.cache.update(k, v, view)  # [B, K, S, D]
         q, bias = self.position.relate(q, ready)
         out = self.kernel(q, k, v, view.mask, bias, self.scale)  # [B, H, T, D]
         return self.o(out.transpose(1, 2).flatten(-2))
+
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, S, d] → k and v [B, K, S, D], not yet turned by their position."""
+        return self.k_norm(self.split(self.k(x))).transpose(1, 2), self.split(self.v(x)).transpose(1, 2)
 
     def split(self, x: Tensor) -> Tensor:
         """[B, T, heads·D] → [B, T, heads, D], however many heads this process holds."""
@@ -104,6 +107,34 @@ class Attention(Mixer):
 
     def new_cache(self, allocate: Allocate) -> Any:
         return allocate(self.kind, self.n_kv_heads, self.head_dim, self.head_dim)
+
+
+class Cross(Attention):
+    """Attention to a memory: queries from x, keys and values from the states of an encoder (Vaswani et al. 2017
+    §3.2.3). Keys and values are computed once, when the memory comes with its states, and then read from the cache.
+
+    Args:
+        d_memory: width of the states; None is d_model.
+    """
+
+    def __init__(self, *, d_model: int, d_memory: int | None = None, bias: bool = False, **sizes: Any) -> None:
+        super().__init__(d_model=d_model, kind=Given(), bias=bias, **sizes)
+        if d_memory is not None and d_memory != d_model:
+            self.k, self.v = (nn.Linear(d_memory, each.out_features, bias=bias) for each in (self.k, self.v))
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        memory = step.memory
+        if memory is None:
+            raise ValueError("this layer reads a memory, and the step has none")
+        q = self.q_norm(self.split(self.q(x))).transpose(1, 2)  # [B, H, T, D]
+        if memory.states is not None:
+            k, v = self.keys_and_values(memory.states)  # [B, K, S, D]
+            if step.cache is not None:
+                k, v = step.cache.fill(k, v)
+        else:
+            k, v = step.cache.held(q.dtype)
+        out = self.kernel(q, k, v, memory.mask, None, self.scale)  # [B, H, T, D]
+        return self.o(out.transpose(1, 2).flatten(-2))
 
 
 def ready_key(position: Position, kind: Kind) -> str:

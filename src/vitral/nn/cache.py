@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitral.nn.mask import Kind, additive
-from vitral.nn.step import Step, View
+from vitral.nn.mask import Given, Kind, additive
+from vitral.nn.step import Memory, Step, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,15 @@ class KeyValue:
         for store, new in ((self.k, k), (self.v, v)):
             store[view.block, :, view.slots] = new.transpose(1, 2).to(store.dtype)  # [B, T, K, D]
         return self.k[:, :, :S].to(k.dtype), self.v[:, :, :S].to(v.dtype)
+
+    def fill(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store all of k, v [B, K, S, D] at once (a memory, which comes whole), and give them back."""
+        self.k[:, :, : k.shape[2]], self.v[:, :, : v.shape[2]] = k, v
+        return self.held(k.dtype)
+
+    def held(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """All that a filled cache holds."""
+        return self.k[:, :, :-1].to(dtype), self.v[:, :, :-1].to(dtype)
 
     def rows(self, rows: Tensor) -> KeyValue:
         """A copy that holds the given rows, in that order."""
@@ -65,6 +74,7 @@ class Cache:
         rows: B.
         length: most tokens a row will ever hold; memory is taken as it is needed, by doubling.
         chunk: most tokens that arrive in one step; a window's ring has room for them.
+        memory: what the cross-attention layers read; the first step carries its states, later ones do without.
     """
 
     def __init__(
@@ -75,9 +85,11 @@ class Cache:
         rows: int,
         length: int,
         chunk: int = 512,
+        memory: Memory | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
+        self.memory = memory
         self.kinds = tuple(kinds)
         self.length = length
         self.chunk = min(chunk, length)
@@ -86,6 +98,8 @@ class Cache:
         self.lengths = [0] * rows
         self.peaks = [0] * rows  # the most each row has held: how much of a ring has been overwritten
         self.slots = {kind: min(self.capacity(kind), START) for kind in self.kinds}
+
+        self.slots[Given()] = 0 if memory is None else memory.length
 
         def allocate(kind: Kind, heads: int, key_size: int, value_size: int) -> KeyValue:
             shape = (rows, heads, self.slots[kind] + 1)
@@ -113,7 +127,11 @@ class Cache:
         self.peaks = [max(pair) for pair in zip(self.peaks, self.lengths, strict=True)]
         self._make_room()
         views = {kind.name: self._view(kind, positions, valid) for kind in self.kinds}
-        return Step(positions=positions.to(self.device), views=views, cache=self.tree)
+        positions, memory = positions.to(self.device), self.memory
+        if memory is not None:
+            self.memory = memory.stored()  # from the next step on the caches hold its keys and values
+            memory = memory.at(positions, self.dtype)
+        return Step(positions=positions, views=views, cache=self.tree, memory=memory)
 
     def capacity(self, kind: Kind) -> int:
         """Slots at which the ring of a kind wraps."""
@@ -166,6 +184,7 @@ class Cache:
         other.peaks = [self.peaks[row] for row in rows]
         other.slots = dict(self.slots)
         index = torch.tensor(list(rows), device=self.device)
+        other.memory = None if self.memory is None else self.memory.rows(index)
         other.tree = _map(self.tree, lambda cache: cache.rows(index))
         return other
 

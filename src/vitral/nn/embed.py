@@ -66,10 +66,18 @@ class Sinusoid(nn.Module):
         return table[..., : self.d]
 
 
+class Concat(nn.Module):
+    """Tokens and positions side by side: [..., d1] and [..., d2] → [..., d1 + d2]."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat((x, y.expand(*x.shape[:-1], -1)), -1)
+
+
 class Embed(nn.Module):
     """norm(tokens·scale + positions + segments), each but the tokens optional: ids [B, T] → [B, T, d].
 
-    `scale` is a number of the model's own dtype, as published models apply it (sqrt(3072) in bfloat16 is 55.5).
+    `join` says how positions meet tokens: added (None), or `Concat`. `scale` is a number of the model's own dtype, as
+    published models apply it (sqrt(3072) in bfloat16 is 55.5).
     """
 
     def __init__(
@@ -80,9 +88,11 @@ class Embed(nn.Module):
         segments: Table | None = None,
         scale: float | None = None,
         norm: nn.Module | None = None,
+        join: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.tokens = tokens
+        self.join = join
         self.positions = positions
         self.segments = segments
         self.scale = scale
@@ -95,5 +105,15 @@ class Embed(nn.Module):
         if self.segments is not None:
             x = x + self.segments(torch.zeros_like(ids) if segments is None else segments)
         if self.positions is not None:
-            x = x + self.positions(step.positions).to(x.dtype)
+            where = self.positions(step.positions).to(x.dtype)
+            x = x + where if self.join is None else self.join(x, where)
         return self.norm(x)
+
+    def length(self, ids: Tensor) -> int:
+        """T."""
+        return ids.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what comes out."""
+        return self.tokens.weight.dtype

@@ -76,6 +76,15 @@ class Window(Causal):
         return min(length, self.size + chunk - 1)
 
 
+@dataclass(frozen=True)
+class Given(Kind):
+    """All that was given from outside: the kind of the caches of cross-attention, whose view is the step's memory."""
+
+    @property
+    def name(self) -> str:
+        return "memory"
+
+
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The mask a kernel adds to the scores: 0 where seen, the finite minimum elsewhere; None when all is seen.
 

@@ -5,34 +5,48 @@ B batch · T length · V vocabulary · d width
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from vitral.nn.cache import Cache
-from vitral.nn.embed import Embed
-from vitral.nn.head import Head, Pooler
+from vitral.nn.head import Head
 from vitral.nn.stack import Stack
-from vitral.nn.step import Step, full_step
+from vitral.nn.step import Memory, Step, full_step
 
 
 class Model(nn.Module):
-    """A model of one stack: a decoder, or an encoder.
+    """A decoder, an encoder, or a decoder that reads an encoder.
+
+        input_ids ─▶ embed ─▶ stack ─▶ head ─▶ logits
+                                ▲ memory
+        encoder inputs ─▶ encoder ┘
 
     Args:
+        embed: inputs → [B, T, d]: ids by `Embed`, or pixels by a part with the same three faces (call, `dtype`,
+            `length`).
         context: most tokens it was made for.
         head: to logits; None for a model that ends in hidden states.
         pooler: to one vector a text; `classifier` reads it.
+        score: to one number a token [B, T, 1]: a value head, or, read at the last token, a reward head.
+        encoder: the model whose hidden states are the memory that cross-attention here reads.
+        drafts: parts that guess tokens further ahead (see `vitral.nn.draft`).
     """
 
     def __init__(
         self,
         *,
-        embed: Embed,
+        embed: Any,
         stack: Stack,
         context: int,
         head: Head | None = None,
-        pooler: Pooler | None = None,
+        pooler: nn.Module | None = None,
         classifier: nn.Module | None = None,
+        score: nn.Module | None = None,
+        encoder: Model | None = None,
+        drafts: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.context = context
@@ -41,9 +55,14 @@ class Model(nn.Module):
         self.head = head
         self.pooler = pooler
         self.classifier = classifier
+        self.score = score
+        self.encoder = encoder
+        self.drafts = nn.ModuleList(drafts)
 
     def forward(self, input_ids: Tensor, step: Step | None = None, *, segments: Tensor | None = None) -> Tensor:
         """Logits [B, T, V] for ids [B, T]; hidden states [B, T, d] where there is no head.
+
+        Where there is an encoder these are the decoder's ids, and the step brings the memory (see `remember`).
 
         Args:
             step: positions, views and caches; None is a whole pass without padding.
@@ -58,13 +77,26 @@ class Model(nn.Module):
             step = self.step(input_ids)
         return self.stack(self.embed(input_ids, step, segments), step)
 
-    def step(self, input_ids: Tensor, valid: Tensor | None = None, **options: Tensor) -> Step:
+    def step(self, input_ids: Tensor, valid: Tensor | None = None, **options: Any) -> Step:
         """The step of a whole pass over ids [B, T]; `valid` [B, T] is False on padding. See `full_step`."""
-        return full_step(
-            self.stack.kinds, input_ids.shape[1], valid=valid, dtype=self.dtype, device=input_ids.device, **options
-        )
+        length, device = self.embed.length(input_ids), input_ids.device
+        return full_step(self.stack.kinds, length, valid=valid, dtype=self.dtype, device=device, **options)
 
-    def new_cache(self, rows: int, length: int, *, chunk: int = 512, dtype: torch.dtype | None = None) -> Cache:
+    def remember(self, inputs: Tensor, valid: Tensor | None = None) -> Memory:
+        """What the encoder makes of its inputs (ids [B, S], or pixels): the memory that the decoder's steps carry."""
+        if self.encoder is None:
+            raise ValueError("this model has no encoder")
+        return Memory.of(self.encoder.hidden(inputs, self.encoder.step(inputs, valid)), valid)
+
+    def new_cache(
+        self,
+        rows: int,
+        length: int,
+        *,
+        chunk: int = 512,
+        memory: Memory | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Cache:
         """An empty cache for `rows` sequences of at most `length` tokens, fed at most `chunk` at a time."""
         return Cache(
             self.stack.new_cache,
@@ -72,6 +104,7 @@ class Model(nn.Module):
             rows=rows,
             length=length,
             chunk=chunk,
+            memory=memory,
             dtype=dtype or self.dtype,
             device=next(self.parameters()).device,
         )
@@ -79,7 +112,7 @@ class Model(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the residual stream."""
-        return self.embed.tokens.weight.dtype
+        return self.embed.dtype
 
     @property
     def generates(self) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vitral.nn.attention import Mixer, ready_key
 from vitral.nn.cache import Allocate
-from vitral.nn.mask import Kind
+from vitral.nn.mask import Given, Kind
 from vitral.nn.position import Position
 from vitral.nn.step import Ready, Step
 
@@ -33,6 +33,8 @@ class Stack(Mixer):
         shared: list[Position] = []
         for module in self.blocks.modules():
             position, kind = getattr(module, "position", None), getattr(module, "kind", None)
+            if isinstance(kind, Given):
+                continue
             if isinstance(position, Position) and isinstance(kind, Kind) and not position.per_layer:
                 if all(position is not p for p in shared):
                     shared.append(position)
@@ -40,8 +42,9 @@ class Stack(Mixer):
                     self.uses.append((position, kind))
         self.shared = nn.ModuleList(shared)
         found = (getattr(module, "kind", None) for module in self.blocks.modules())
-        self.kinds = tuple(dict.fromkeys(kind for kind in found if isinstance(kind, Kind)))
-        """The mask kinds in use, each once, in the order of the layers."""
+        kinds = dict.fromkeys(kind for kind in found if isinstance(kind, Kind) and not isinstance(kind, Given))
+        self.kinds = tuple(kinds)
+        """The mask kinds in use, each once, in the order of the layers; a memory's view comes with the memory."""
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         step = replace(step, ready=self.prepare(step))

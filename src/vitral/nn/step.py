@@ -40,6 +40,58 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What cross-attention reads: the states of an encoder, and who may see which of them.
+
+    Args:
+        states: [B, S, d]; None once the caches hold its keys and values.
+        length: S.
+        valid: bool [B, S], False on padding; None when there is none.
+        sees: bool [B, P, S]: may the query at that position see that state? The last row holds for all later
+            positions. None when every query sees all that is valid.
+        mask: additive [B, 1, T|1, S], made by `at` for the queries of one step; None when all is seen.
+        seen: bool [B, T, 1], False for a query that sees nothing at all; None when there is no such query.
+    """
+
+    states: Tensor | None
+    length: int
+    valid: Tensor | None = None
+    sees: Tensor | None = None
+    mask: Tensor | None = None
+    seen: Tensor | None = None
+
+    @classmethod
+    def of(cls, states: Tensor, valid: Tensor | None = None, sees: Tensor | None = None) -> Memory:
+        """The memory of states [B, S, d]."""
+        return cls(states=states, length=states.shape[1], valid=valid, sees=sees)
+
+    def at(self, positions: Tensor, dtype: torch.dtype) -> Memory:
+        """This memory as the queries at positions [B|1, T] see it."""
+        if self.sees is None and self.valid is None:
+            return self
+        if self.sees is None:
+            assert self.valid is not None
+            return replace(self, mask=additive(self.valid[:, None, :], dtype))
+        rows = torch.arange(len(self.sees), device=self.sees.device)[:, None]
+        seen = self.sees[rows, positions.clamp_max(self.sees.shape[1] - 1).to(self.sees.device)]  # [B, T, S]
+        if self.valid is not None:
+            seen = seen & self.valid[:, None, :]
+        any_seen = seen.any(-1, keepdim=True)
+        return replace(self, mask=additive(seen, dtype), seen=None if bool(any_seen.all()) else any_seen)
+
+    def stored(self) -> Memory:
+        """The same without its states, for a step whose caches hold them."""
+        return replace(self, states=None)
+
+    def rows(self, index: Tensor) -> Memory:
+        """The memory of the given rows, in that order."""
+        states, valid, sees = (
+            None if each is None else each.index_select(0, index) for each in (self.states, self.valid, self.sees)
+        )
+        return replace(self, states=states, valid=valid, sees=sees)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One forward's surroundings.
 
@@ -47,14 +99,14 @@ class Step:
         positions: [B|1, T] of the tokens in x.
         views: mask kind's name → view.
         cache: the tree of caches at this depth (list by layer → dict by sublayer → cache), or None.
-        memory: what cross-attention reads, or None.
+        memory: what cross-attention reads, made for these queries; None where there is none.
         ready: prepared position parts, filled in by the stack.
     """
 
     positions: Tensor
     views: Mapping[str, View]
     cache: Any = None
-    memory: Any = None
+    memory: Memory | None = None
     ready: Mapping[str, Ready] = field(default_factory=dict)
 
     def at(self, key: int | str) -> Step:
@@ -76,6 +128,7 @@ def full_step(
     valid: Tensor | None = None,
     documents: Tensor | None = None,
     positions: Tensor | None = None,
+    memory: Memory | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Step:
@@ -87,6 +140,7 @@ def full_step(
             its padding is on.
         documents: [B, T] document number of each packed token; tokens see only their own document.
         positions: [B|1, T] to use instead of counting from 0.
+        memory: what cross-attention reads.
     """
     if valid is not None and bool(valid.all()):
         valid = None
@@ -101,4 +155,5 @@ def full_step(
         if documents is not None:
             seen = seen & (documents[:, :, None] == documents[:, None, :])
         views[kind.name] = View(mask=additive(seen, dtype), key_positions=keys)
-    return Step(positions=positions, views=views)
+    memory = None if memory is None else memory.at(positions, dtype)
+    return Step(positions=positions, views=views, memory=memory)

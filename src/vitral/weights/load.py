@@ -21,7 +21,7 @@ from vitral.nn import Model, Spec
 from vitral.weights.files import user_path
 from vitral.weights.gguf import GGUFFile
 from vitral.weights.gguf_config import HfView
-from vitral.weights.names import match
+from vitral.weights.names import depths, match
 from vitral.weights.safetensors import SafetensorsFolder, TensorSource
 from vitral.weights.safetensors_header import parse_json
 
@@ -129,7 +129,7 @@ def fill(
 ) -> None:
     """Put every tensor of a source where it belongs, each exactly once; shapes are all checked before any is read."""
     parameters = dict(model.named_parameters())
-    found = match(names, source.names(), parameters, folder=folder)
+    found = match(names, source.names(), parameters, depths=depths(parameters), folder=folder)
     for entry in found.entries:
         shape = entry.shape([tuple(parameters[name].shape) for name in entry.parameters])
         if source.shape(entry.file) != shape:
@@ -149,5 +149,12 @@ def fill(
             raise CheckpointError(f"{folder}: {entry.file!r} holds {tensor.dtype}, not floating-point numbers")
         for name, part in zip(entry.parameters, entry.unpack(tensor), strict=True):
             owner, _, leaf = name.rpartition(".")
-            copy = part.to(device=device, dtype=dtype, copy=True).contiguous()
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(copy))
+            module = model.get_submodule(owner)
+            if entry.index is None:
+                copy = part.to(device=device, dtype=dtype, copy=True).contiguous()
+                setattr(module, leaf, nn.Parameter(copy))
+                continue
+            if getattr(module, leaf).is_meta:
+                empty = torch.empty(parameters[name].shape, device=device, dtype=dtype)
+                setattr(module, leaf, nn.Parameter(empty))
+            getattr(module, leaf).data[entry.index].copy_(part)

@@ -29,7 +29,16 @@ class Transposed:
     to: str | Split
 
 
-Rule = str | Split | Transposed
+@dataclass(frozen=True)
+class Stacked:
+    """One of several tensors of the file that the model holds as one: the last `{}` of the name in the file is its
+    place along the parameter's first axis, and stands for nothing in the parameter's name.
+    """
+
+    into: str
+
+
+Rule = str | Split | Transposed | Stacked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""The rows of the parity table: one published architecture in one variant each. A new family adds its rows here."""
+"""Rows of the first decoders and encoders: Llama, Qwen2, Qwen3, GPT-2, BERT."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,21 +30,32 @@ def llama(
     name: str, *, body: bool = False, scales: Any = None, grows: bool = False, old: Any = None, **config: Any
 ) -> Row:
     config = {"num_attention_heads": 6, "num_key_value_heads": 2, **config}
-    return _rotary(
-        f"llama-{name}", hf.LlamaConfig, hf.LlamaModel if body else hf.LlamaForCausalLM, scales, grows, old, config
-    )
+    model = hf.LlamaModel if body else hf.LlamaForCausalLM
+    families = ("llama1", "llama2", "llama3")
+    return rotary(f"llama-{name}", families, hf.LlamaConfig, model, scales=scales, grows=grows, old=old, **config)
 
 
 def qwen2(name: str, *, old: Any = None, **config: Any) -> Row:
-    return _rotary(f"qwen2-{name}", hf.Qwen2Config, hf.Qwen2ForCausalLM, None, False, old, config)
+    return rotary(f"qwen2-{name}", ("qwen2",), hf.Qwen2Config, hf.Qwen2ForCausalLM, old=old, **config)
 
 
 def qwen3(name: str, *, scales: Any = None, old: Any = None, **config: Any) -> Row:
     config = {"head_dim": 10, **config}
-    return _rotary(f"qwen3-{name}", hf.Qwen3Config, hf.Qwen3ForCausalLM, scales, False, old, config)
+    return rotary(f"qwen3-{name}", ("qwen3",), hf.Qwen3Config, hf.Qwen3ForCausalLM, scales=scales, old=old, **config)
 
 
-def _rotary(name: str, kind: Any, model: Any, scales: Any, grows: bool, old: Any, config: Mapping[str, Any]) -> Row:
+def rotary(
+    name: str,
+    families: tuple[str, ...],
+    kind: Any,
+    model: Any,
+    *,
+    scales: Any = None,
+    grows: bool = False,
+    old: Any = None,
+    **config: Any,
+) -> Row:
+    """A row of a small Llama-like decoder; `kind` and `model` are its classes in transformers."""
     small = {"vocab_size": 61, "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2}
     small |= {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 128, "rms_norm_eps": 3e-5}
     small |= {"rope_parameters": dict(PLAIN), "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
@@ -52,7 +63,7 @@ def _rotary(name: str, kind: Any, model: Any, scales: Any, grows: bool, old: Any
     def make() -> Any:
         return model(kind(**{**small, **config}, attn_implementation="eager"))
 
-    return Row(name=name, make=make, config=old, scales=scales, grows=grows)
+    return Row(name=name, families=families, make=make, config=old, scales=scales, grows=grows)
 
 
 def gpt2(
@@ -65,7 +76,15 @@ def gpt2(
         config_ = hf.GPT2Config(**{**small, **config}, attn_implementation="eager")
         return (hf.GPT2Model if body else hf.GPT2LMHeadModel)(config_)
 
-    return Row(name=f"gpt2-{name}", make=make, scales=scales, tensors=tensors, config=old, same_names=tensors is None)
+    return Row(
+        name=f"gpt2-{name}",
+        families=("gpt2",),
+        make=make,
+        scales=scales,
+        tensors=tensors,
+        config=old,
+        same_names=tensors is None,
+    )
 
 
 def bert(
@@ -77,7 +96,14 @@ def bert(
     def make() -> Any:
         return model(hf.BertConfig(**{**small, **config}, attn_implementation="eager"))
 
-    return Row(name=f"bert-{name}", make=make, scales=scales, tensors=tensors, same_names=same_names)
+    return Row(
+        name=f"bert-{name}",
+        families=("bert", "minilm"),
+        make=make,
+        scales=scales,
+        tensors=tensors,
+        same_names=same_names,
+    )
 
 
 # ── what older files say in place of what transformers writes today ─────────────────────────────────────────
@@ -214,4 +240,3 @@ ROWS = (
         "minilm", hf.BertModel, num_hidden_layers=6, num_attention_heads=12, intermediate_size=192, layer_norm_eps=1e-12
     ),
 )
-BY_NAME = {row.name: row for row in ROWS}
