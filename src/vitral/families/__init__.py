@@ -13,8 +13,19 @@ from typing import Any
 
 from vitral.errors import CheckpointError, NotFoundError, did_you_mean
 
-# In the order of publication. The first with a config's model_type reads that config.
-_ORDER = ("bert", "gpt2", "minilm", "llama1", "llama2", "llama3", "qwen2", "qwen3")
+# In the order of publication. The first with a config's model_type (MODEL_TYPE, or one of several) reads that config.
+_ORDER = (
+    "bert",
+    "gpt2",
+    "minilm",
+    "llama1",
+    "llama2",
+    "llama3",
+    "qwen2",
+    "qwen3",
+)
+# Architectures within a family that have a file of their own.
+_READERS: tuple[str, ...] = ()
 
 
 def families() -> list[str]:
@@ -45,17 +56,27 @@ def preset_config(path: str) -> dict[str, Any]:
 
 def spec(path: str) -> Any:
     """The spec of a published preset: `spec("llama3/3.2-1b").count()`."""
-    return family(path.partition("/")[0]).spec(preset_config(path))
+    config = preset_config(path)
+    return of_config(config).spec(config)
 
 
 def of_config(data: Mapping[str, Any]) -> Any:
-    """The family module that reads a config.json."""
+    """The module that reads a config.json: a family's, or that of an architecture within one."""
     model_type = data.get("model_type")
-    for name in _ORDER:
-        if model_type == family(name).MODEL_TYPE:
-            return family(name)
-    known = sorted({family(name).MODEL_TYPE for name in _ORDER})
+    known: set[str] = set()
+    for name in (*_ORDER, *_READERS):
+        module = importlib.import_module(f"vitral.families.{name}")
+        types = model_types(module)
+        if model_type in types:
+            return module
+        known.update(types)
     raise CheckpointError(f"config.json: model_type is {model_type!r:.60}", did_you_mean(str(model_type), known))
+
+
+def model_types(module: Any) -> tuple[str, ...]:
+    """The `model_type` values a family reads; none for a family whose architecture was not published."""
+    types = getattr(module, "MODEL_TYPE", ())
+    return (types,) if isinstance(types, str) else tuple(types)
 
 
 class _Callable(ModuleType):

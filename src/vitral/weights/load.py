@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitral.errors import CheckpointError, NotFoundError
 from vitral.families import of_config
@@ -21,7 +21,7 @@ from vitral.nn import Model, Spec
 from vitral.weights.files import user_path
 from vitral.weights.gguf import GGUFFile
 from vitral.weights.gguf_config import HfView
-from vitral.weights.names import depths, match
+from vitral.weights.names import depths, match, tensors_of
 from vitral.weights.safetensors import SafetensorsFolder, TensorSource
 from vitral.weights.safetensors_header import parse_json
 
@@ -128,7 +128,7 @@ def fill(
     dtype: torch.dtype,
 ) -> None:
     """Put every tensor of a source where it belongs, each exactly once; shapes are all checked before any is read."""
-    parameters = dict(model.named_parameters())
+    parameters = tensors_of(model)
     found = match(names, source.names(), parameters, depths=depths(parameters), folder=folder)
     for entry in found.entries:
         shape = entry.shape([tuple(parameters[name].shape) for name in entry.parameters])
@@ -148,13 +148,22 @@ def fill(
         if not tensor.is_floating_point():
             raise CheckpointError(f"{folder}: {entry.file!r} holds {tensor.dtype}, not floating-point numbers")
         for name, part in zip(entry.parameters, entry.unpack(tensor), strict=True):
-            owner, _, leaf = name.rpartition(".")
-            module = model.get_submodule(owner)
-            if entry.index is None:
-                copy = part.to(device=device, dtype=dtype, copy=True).contiguous()
-                setattr(module, leaf, nn.Parameter(copy))
-                continue
-            if getattr(module, leaf).is_meta:
-                empty = torch.empty(parameters[name].shape, device=device, dtype=dtype)
-                setattr(module, leaf, nn.Parameter(empty))
-            getattr(module, leaf).data[entry.index].copy_(part)
+            put(model, name, part, entry.index, device=device, dtype=dtype)
+
+
+def put(
+    model: nn.Module, name: str, part: Tensor, index: int | None, *, device: str | torch.device, dtype: torch.dtype
+) -> None:
+    """Replace a parameter or buffer by a copy of `part`; with an index, that place along its first axis."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    old = getattr(module, leaf)
+    if index is not None and not old.is_meta:
+        old.data[index].copy_(part)
+        return
+    if index is None:
+        new = part.to(device=device, dtype=dtype, copy=True).contiguous()
+    else:
+        new = torch.empty(old.shape, device=device, dtype=dtype)
+        new[index].copy_(part)
+    setattr(module, leaf, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitral.errors import CheckpointError
 from vitral.families.common.rules import Names, Rule, Split, Stacked, Transposed
@@ -104,6 +104,13 @@ def match(
             f"{folder} {' and '.join(said)}", "The config and the tensors must describe the same model"
         )
     return Match(entries=tuple(entries), repeats=tuple((a, by_short[b]) for a, b in repeats))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """What a file of this model holds, each under one name: parameters, and buffers that are part of its state."""
+    state = model.state_dict(keep_vars=True)
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in state}
+    return {**dict(model.named_parameters()), **buffers}
 
 
 def depths(parameters: Mapping[str, Tensor]) -> dict[str, int]:

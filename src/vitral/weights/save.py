@@ -20,7 +20,7 @@ from vitral.families.common.config import is_body
 from vitral.weights.files import sync_folder, user_path, writing
 from vitral.weights.gguf import write_gguf
 from vitral.weights.gguf_config import gguf_metadata, gguf_tensors
-from vitral.weights.names import depths, export
+from vitral.weights.names import depths, export, tensors_of
 from vitral.weights.safetensors import write_safetensors
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -28,7 +28,7 @@ MAX_SHARD_BYTES = 5_000_000_000
 
 def published_tensors(model: nn.Module, names: Any) -> Iterator[tuple[str, Tensor]]:
     """The parameters under their published names, one by one; a shared parameter comes once."""
-    parameters = dict(model.named_parameters())
+    parameters = tensors_of(model)
     for entry in export(names, parameters, depths=depths(parameters)):
         yield entry.file, entry.pack([parameters[name].detach().cpu() for name in entry.parameters])
 
