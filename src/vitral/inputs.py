@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitral.errors import VitralError
-from vitral.nn import Table
+from vitral.errors import PromptTooLongError, VitralError
+from vitral.nn import Model, Table
 
 Ids = Tensor | Sequence[int] | Sequence[Sequence[int]] | NDArray[Any]
 
@@ -29,6 +29,26 @@ def table(name: str, values: Ids, device: torch.device) -> Tensor:
     if tensor.ndim != 2 or tensor.is_floating_point() or tensor.is_complex():
         raise VitralError(f"{name} has shape {list(tensor.shape)} of {tensor.dtype}", "Give whole numbers [B, T]")
     return tensor.long()
+
+
+def token_table(name: str, values: Ids, model: Model) -> Tensor:
+    """Ids [B, T] that a model knows, no more than its context holds."""
+    device = next(model.parameters()).device
+    ids, vocab = table(name, values, device), model.embed.tokens.weight.shape[0]
+    if ids.numel() == 0 or int(ids.min()) < 0 or int(ids.max()) >= vocab:
+        raise VitralError(f"{name} is empty or out of range", f"Ids run from 0 to {vocab - 1}", param=name)
+    if ids.shape[1] > model.context:
+        raise PromptTooLongError(
+            f"{name} holds {ids.shape[1]} tokens and the context {model.context}", "Give fewer", param=name
+        )
+    return ids
+
+
+def alike(name: str, values: Tensor, ids: Tensor) -> Tensor:
+    """A table that goes with the ids, one number for each."""
+    if values.shape != ids.shape:
+        raise VitralError(f"{name} has shape {list(values.shape)} and input_ids {list(ids.shape)}", param=name)
+    return values
 
 
 def segment_table(segments: Ids, known: Table | None, device: torch.device) -> Tensor:

@@ -20,8 +20,9 @@ from vitral.errors import PromptTooLongError, VitralError, did_you_mean
 from vitral.generate.embed import Pooling, embed
 from vitral.generate.loop import NoText, run
 from vitral.generate.request import Generation, Sampling, Token, check_text_length
-from vitral.inputs import Ids, as_ids, segment_table, table, usable
-from vitral.nn import Model, Spec
+from vitral.generate.start import start
+from vitral.inputs import Ids, alike, as_ids, segment_table, table, token_table, usable
+from vitral.nn import Model, Spec, Step
 from vitral.source import Source
 from vitral.text.chat import ChatTemplate, encode_chat
 from vitral.text.tokenizer import Tokenizer
@@ -70,7 +71,7 @@ class LanguageModel:
     Attributes:
         model: the torch module; `record(lm.model, …)` looks into it.
         spec: the data it was built from. config: the published config.
-        name, licence: of the weights. context: most tokens it holds. kind: "decoder" or "encoder".
+        name, licence: of the weights. context: most tokens it reads. kind: "decoder", "encoder" or "encoder-decoder".
         defaults: the sampling its publisher recommends; greedy when none is given.
     """
 
@@ -82,8 +83,9 @@ class LanguageModel:
         self.source = source
         self.name = source.name
         self.licence = source.licence or "unknown"
-        self.context = model.context
-        self.kind = "decoder" if model.generates else "encoder"
+        reader = model.encoder or model
+        self.context = reader.context
+        self.kind = "encoder-decoder" if model.encoder else "decoder" if model.generates else "encoder"
         self.defaults = source.sampling()
         self._tokenizer = source.tokenizer()
         self.chat: ChatTemplate | None = source.chat(self._tokenizer)
@@ -112,39 +114,63 @@ class LanguageModel:
         segments: Ids | None = None,
     ) -> Tensor:
         """Logits [B, T, V] of ids [B, T] (or one text [T]); `attention_mask` is 0 on padding, which may be on either
-        side.
+        side. An encoder–decoder reads `input_ids` and gives the logits of `decoder_input_ids`.
         """
         if self.model.head is None:
             raise VitralError(f"{self.name} has no vocabulary head", "Use hidden() or embed()")
-        for name, value in {"decoder_input_ids": decoder_input_ids, "pixel_values": pixel_values}.items():
-            if value is not None:
-                raise VitralError(f"{self.name} has no use for {name}", "Leave it out", param=name)
-        ids, step, options = self._whole_pass(input_ids, attention_mask, segments)
+        if pixel_values is not None:
+            raise VitralError(f"{self.name} has no use for pixel_values", "Leave it out", param="pixel_values")
         with torch.no_grad():
+            ids, step, options = self._whole_pass(input_ids, attention_mask, decoder_input_ids, segments)
             return self.model(ids, step, **options)
 
-    def hidden(self, input_ids: Ids, attention_mask: Ids | None = None, *, segments: Ids | None = None) -> Tensor:
-        """Hidden states [B, T, d_model] after the last norm."""
-        ids, step, options = self._whole_pass(input_ids, attention_mask, segments)
+    def hidden(
+        self,
+        input_ids: Ids,
+        attention_mask: Ids | None = None,
+        decoder_input_ids: Ids | None = None,
+        *,
+        segments: Ids | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, d_model] after the last norm; of an encoder–decoder those of its decoder, or, without
+        decoder_input_ids, of its encoder.
+        """
         with torch.no_grad():
+            if self.model.encoder is not None and decoder_input_ids is None:
+                ids, valid = self._read(self.model.encoder, input_ids, attention_mask)
+                return self.model.encoder.hidden(ids, self.model.encoder.step(ids, valid))
+            ids, step, options = self._whole_pass(input_ids, attention_mask, decoder_input_ids, segments)
             return self.model.hidden(ids, step, **options)
 
-    def _whole_pass(self, input_ids: Ids, attention_mask: Ids | None, segments: Ids | None) -> tuple[Tensor, Any, Any]:
-        device = next(self.model.parameters()).device
-        ids = table("input_ids", input_ids, device)
-        vocab = self.model.embed.tokens.weight.shape[0]
-        if ids.numel() == 0 or int(ids.min()) < 0 or int(ids.max()) >= vocab:
-            raise VitralError("input_ids is empty or out of range", f"Ids run from 0 to {vocab - 1}", param="input_ids")
-        if ids.shape[1] > self.context:
-            raise PromptTooLongError(
-                f"input_ids holds {ids.shape[1]} tokens and the context {self.context}", "Give fewer", param="input_ids"
+    def _whole_pass(
+        self, input_ids: Ids, attention_mask: Ids | None, decoder_input_ids: Ids | None, segments: Ids | None
+    ) -> tuple[Tensor, Step, dict[str, Tensor]]:
+        model, encoder = self.model, self.model.encoder
+        ids, valid = self._read(encoder or model, input_ids, attention_mask)
+        if encoder is not None:
+            if decoder_input_ids is None:
+                remedy = "Give the ids its decoder begins with: a list, or [B, T]"
+                raise VitralError(f"{self.name} is an encoder–decoder", remedy, param="decoder_input_ids")
+            written = token_table("decoder_input_ids", decoder_input_ids, model)
+            if len(written) != len(ids):
+                raise VitralError(
+                    f"decoder_input_ids has {len(written)} rows and input_ids {len(ids)}", param="decoder_input_ids"
+                )
+            return written, model.step(written, memory=model.remember(ids, valid)), {}
+        if decoder_input_ids is not None:
+            raise VitralError(
+                f"{self.name} has no use for decoder_input_ids", "Leave it out", param="decoder_input_ids"
             )
-        valid = None if attention_mask is None else table("attention_mask", attention_mask, device).bool()
-        options = {} if segments is None else {"segments": segment_table(segments, self.model.embed.segments, device)}
-        for name, other in {"attention_mask": valid, **options}.items():
-            if other is not None and other.shape != ids.shape:
-                raise VitralError(f"{name} has shape {list(other.shape)} and input_ids {list(ids.shape)}", param=name)
-        return ids, self.model.step(ids, valid), options
+        options = {}
+        if segments is not None:
+            options["segments"] = alike("segments", segment_table(segments, model.embed.segments, ids.device), ids)
+        return ids, model.step(ids, valid), options
+
+    def _read(self, model: Model, input_ids: Ids, attention_mask: Ids | None) -> tuple[Tensor, Tensor | None]:
+        ids = token_table("input_ids", input_ids, model)
+        if attention_mask is None:
+            return ids, None
+        return ids, alike("attention_mask", table("attention_mask", attention_mask, ids.device).bool(), ids)
 
     # ── text ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,6 +207,8 @@ class LanguageModel:
             )
         if not prompt:
             raise VitralError("there are no messages", "Give at least one", param="messages")
+        if self.chat is None and self.kind == "encoder-decoder" and len(prompt) == 1:
+            return self.encode_prompt(str(prompt[0].get("content") or ""))  # text to text: the one message is the text
         if self.chat is None:
             raise VitralError(
                 f"{self.name} has no chat template", "Give a plain prompt, or a model tuned for chat", param="messages"
@@ -246,15 +274,25 @@ class LanguageModel:
     ) -> Iterator[tuple[int, Token]]:
         if not self.model.generates:
             raise VitralError(f"{self.name} is an encoder and does not generate", "Use embed() or logits()")
-        vocab = self.model.embed.tokens.weight.shape[0]
+        reader = self.model.encoder or self.model
+        vocab = reader.embed.tokens.weight.shape[0]
         if any(not 0 <= id < vocab for ids in prompts for id in ids):
             raise VitralError(f"the prompt has ids outside 0 to {vocab - 1}, the model's vocabulary", param="prompt")
         if self._tokenizer is None and sampling.stop:
             raise VitralError(f"{self.name} has no tokenizer, so no text to stop at", param="stop")
         tokenizer = self._tokenizer or NoText()
         limit = vocab if self._tokenizer is None else min(vocab, self._tokenizer.vocab_size)
-        settings = [sampling] * len(prompts)
-        return run(self.model, prompts, settings, tokenizer=tokenizer, eos=self.eos, vocab_limit=limit, stopped=stopped)
+        begun = start(self.model, prompts, self.source.first(self.config))
+        return run(
+            self.model,
+            begun,
+            [sampling] * len(prompts),
+            tokenizer=tokenizer,
+            eos=self.eos,
+            vocab_limit=limit,
+            banned=self.source.banned(self.config),
+            stopped=stopped,
+        )
 
     def _sampling(self, sampling: Sampling | None, fields: dict[str, Any]) -> Sampling:
         for name, neutral in LATER.items():
@@ -291,7 +329,7 @@ class LanguageModel:
         special = self.tokenizer.encode("")
         tail = special[1:] if len(special) > 1 else []
         ids = [each if len(each) <= most else each[: most - len(tail)] + tail for each in ids]
-        return embed(self.model, ids, self.pooling)
+        return embed(self.model.encoder or self.model, ids, self.pooling)
 
     # ── files ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -91,7 +91,7 @@ class Source:
 
     def eos(self, config: Mapping[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:
         """Ids that end an answer: what generation_config says, else the config, else the tokenizer's own."""
-        said = self.generation.get("eos_token_id", config.get("eos_token_id"))
+        said = self._said(config, "eos_token_id")
         ids = set(said) if isinstance(said, list) else {said}
         if tokenizer is not None:
             ids.add(tokenizer.eos_id)
@@ -99,6 +99,21 @@ class Source:
             ids |= {self.checkpoint.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eot", "eom")}
             ids |= {id for end in _TURN_ENDS if (id := tokenizer.token_id(end)) in tokenizer.special_ids}
         return frozenset(id for id in ids if isinstance(id, int) and not isinstance(id, bool))
+
+    def first(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """What the decoder of an encoder–decoder begins with: its start, and the id that must follow, if any."""
+        said = (self._said(config, key) for key in ("decoder_start_token_id", "forced_bos_token_id"))
+        return tuple(id for id in said if isinstance(id, int) and not isinstance(id, bool))
+
+    def banned(self, config: Mapping[str, Any]) -> frozenset[int]:
+        """Ids that the publisher never wants chosen: single ids of bad_words_ids, and suppress_tokens."""
+        words, single = self._said(config, "bad_words_ids") or [], self._said(config, "suppress_tokens") or []
+        ids = [word[0] for word in words if isinstance(word, list) and len(word) == 1] + list(single)
+        return frozenset(id for id in ids if isinstance(id, int) and id >= 0)
+
+    def _said(self, config: Mapping[str, Any], key: str) -> Any:
+        """A key of generation_config.json; of config.json, where older files have it, when it is not there."""
+        return self.generation.get(key, config.get(key))
 
     def sampling(self) -> Sampling:
         """The publisher's settings; greedy where it does not ask for sampling."""

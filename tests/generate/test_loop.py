@@ -223,7 +223,7 @@ class Script(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.ids, self.said = list(ids), -1
 
-    def new_cache(self, rows: int, length: int, *, chunk: int) -> Any:
+    def new_cache(self, rows: int, length: int, *, chunk: int, memory: Any) -> Any:
         return type("Nothing", (), {"extend": lambda self, valid: None})()
 
     def hidden(self, ids: torch.Tensor, step: Any) -> torch.Tensor:

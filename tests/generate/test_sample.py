@@ -398,3 +398,16 @@ def test_many_draws_at_once_are_the_draws_one_by_one() -> None:
     logits = torch.randn(500, generator=seeded(24))
     one_by_one, at_once = seeded(8), seeded(8)
     assert [draw(logits, one_by_one)[0] for _ in range(100)] == draw(logits, at_once, 100)
+
+
+def test_banned_ids_are_never_chosen_and_weigh_nothing() -> None:
+    logits = torch.tensor([[5.0, 4.0, 3.0, 2.0]])
+    (greedy,) = choose(logits, [Row(sampling=Sampling(candidates=4))], banned={0, 2})
+    assert greedy.id == 1
+    assert [id for id, _ in greedy.candidates[:2]] == [1, 3]
+    assert math.exp(greedy.candidates[0][1]) + math.exp(greedy.candidates[1][1]) == pytest.approx(1)
+    assert all(logprob < -1e20 for _, logprob in greedy.candidates[2:])
+    warm = Sampling(temperature=100.0, repetition_penalty=50.0, frequency_penalty=9.0)
+    for seed in range(200):
+        row = Row(sampling=warm, generator=seeded(seed), prompt=[0, 2], output=[0, 2, 1])
+        assert choose(logits, [row], banned={0, 2})[0].id in (1, 3)

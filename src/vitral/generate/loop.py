@@ -8,15 +8,16 @@ Rows of different lengths share a batch: padding goes on the left and is never s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from vitral.errors import PromptTooLongError, VitralError
 from vitral.generate.request import Candidate, FinishReason, Sampling, Token
 from vitral.generate.sample import Choice, Row, choose, seeded
+from vitral.generate.start import Start
 from vitral.nn import Cache, Model
 
 CHUNK = 512
@@ -119,12 +120,13 @@ class Running:
 
 def run(
     model: Model,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]] | Start,
     samplings: Sequence[Sampling],
     *,
     tokenizer: Tokenizer,
     eos: frozenset[int],
     vocab_limit: int | None = None,
+    banned: Collection[int] = (),
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, Token]]:
     """Generate for a batch; the iterator yields (row, token) as they come, until every row has finished.
@@ -132,13 +134,15 @@ def run(
     What cannot be done is refused here, before the iterator is made. Closing the iterator stops the work.
 
     Args:
+        prompts: the ids of each row; or a `Start`, which may bring what an encoder made of them.
         eos: ids that end an answer.
-        vocab_limit: ids from here on are padding that no tokenizer knows; never chosen.
+        vocab_limit: ids from here on are padding that no tokenizer knows; never chosen. `banned` ids neither.
         stopped: asked before each piece of a prompt and before each token; once it says True the iterator ends.
 
     Raises:
         PromptTooLongError: a prompt that leaves no room in the context, with both lengths.
     """
+    start = prompts if isinstance(prompts, Start) else Start(prompts=prompts)
     rows = [
         Running(
             prompt=prompt,
@@ -148,27 +152,30 @@ def run(
             stops=StopStrings(sampling.stop),
             generator=seeded(sampling.seed) if sampling.temperature else None,
         )
-        for prompt, sampling in zip(prompts, samplings, strict=True)
+        for prompt, sampling in zip(start.prompts, samplings, strict=True)
     ]
-    return _steps(model, rows, tokenizer=tokenizer, eos=eos, vocab_limit=vocab_limit, stopped=stopped)
+    never = {"vocab_limit": vocab_limit, "banned": frozenset(banned)}
+    return _steps(model, rows, start, tokenizer=tokenizer, eos=eos, never=never, stopped=stopped)
 
 
 def _steps(
     model: Model,
     rows: list[Running],
+    start: Start,
     *,
     tokenizer: Tokenizer,
     eos: frozenset[int],
-    vocab_limit: int | None,
+    never: Mapping[str, Any],
     stopped: Callable[[], bool],
 ) -> Iterator[tuple[int, Token]]:
     device = next(model.parameters()).device
-    cache = model.new_cache(len(rows), max(len(row.prompt) + row.budget for row in rows), chunk=CHUNK)
+    length = max(len(row.prompt) + row.budget for row in rows)
+    cache = model.new_cache(len(rows), length, chunk=CHUNK, memory=start.memory)
     with torch.inference_mode():
         last = _prefill(model, cache, [row.prompt for row in rows], device, stopped)
     while last is not None and not stopped():
         with torch.inference_mode():
-            choices = choose(model.head(last), [row.row() for row in rows], vocab_limit=vocab_limit)  # type: ignore
+            choices = choose(model.head(last), [row.row() for row in rows], **never)  # type: ignore
         for index, (row, choice) in enumerate(zip(rows, choices, strict=True)):
             if not row.finished:
                 yield index, row.take(choice, eos, tokenizer)

@@ -10,7 +10,7 @@ worked alone with its own settings and generator, so what it draws cannot depend
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from vitral.errors import VitralError
 from vitral.generate.request import Sampling
 
 COLDEST = 1e-5  # temperatures below this are greedy: only exact ties would still be drawn, and dividing may overflow
+NEVER = -1e30  # a logit of probability 0 that every penalty leaves finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +50,14 @@ def seeded(seed: int | None) -> torch.Generator:
     return torch.Generator().manual_seed(secrets.randbits(32) if seed is None else seed)
 
 
-def choose(logits: Tensor, rows: Sequence[Row], *, vocab_limit: int | None = None) -> list[Choice]:
+def choose(
+    logits: Tensor, rows: Sequence[Row], *, vocab_limit: int | None = None, banned: Collection[int] = ()
+) -> list[Choice]:
     """Choose the next id of every row of logits [B, V], which may be of any float type; the work is in float32.
 
-    Ids from `vocab_limit` on are padding that the tokenizer does not know. They are cut off before anything else: their
-    probability is 0, and the other probabilities sum to 1 without them.
+    Ids from `vocab_limit` on are padding that the tokenizer does not know, and `banned` ones those that the model's
+    publisher never wants chosen. They are cut off before anything else: their probability is 0, and the other
+    probabilities sum to 1 without them.
 
     Raises VitralError when a logit is NaN or infinite, or a setting made it so.
     """
@@ -61,6 +65,8 @@ def choose(logits: Tensor, rows: Sequence[Row], *, vocab_limit: int | None = Non
         raise ValueError(f"{logits.shape[0]} rows of logits for {len(rows)} sequences")
     logits = logits[:, :vocab_limit].float()
     _require_finite(logits, "The model's output")
+    if banned:
+        logits = logits.index_fill(1, torch.tensor(sorted(banned), device=logits.device), NEVER)
     log_probs = torch.log_softmax(logits, dim=-1)
     greedy = logits.argmax(dim=-1).tolist()  # the first maximum, so the lowest id wins a tie
     ids = [_next_id(logits[i], row, greedy[i]) for i, row in enumerate(rows)]

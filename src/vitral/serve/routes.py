@@ -80,7 +80,7 @@ class EventStream(StreamingResponse):
 
 
 def _open(body: ChatRequest, lm: LanguageModel, engine: Engine) -> Exchange:
-    if lm.kind != "decoder":
+    if "decoder" not in lm.kind:
         raise VitralError(f"model {lm.name!r} is an {lm.kind}: it does not write text", param="model")
     messages = [message.for_template() for message in body.messages]
     requests = [
