@@ -20,7 +20,7 @@ KEY    := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 CORE   := $(VENV)/.stamp-core-$(KEY)
 DEV    := $(VENV)/.stamp-dev-$(KEY)
 
-.PHONY: help setup run test check format bench docs lock clean
+.PHONY: help setup run test check format bench certify docs lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -41,7 +41,7 @@ check: $(DEV)  ## format, lint, types, layers, smoke alarms, docs in step with t
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(PY) scripts/alarms.py
-	$(PY) scripts/docs.py --check
+	$(PY) -m scripts.docs --check
 
 format: $(DEV)  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix src tests scripts bench
@@ -50,8 +50,11 @@ format: $(DEV)  ## let ruff rewrite what it can
 bench: setup  ## measure this machine (each script in bench/ says what it measures)
 	for script in bench/*.py; do echo "== $$script"; $(PY) $$script; done
 
-docs: $(DEV)  ## write the pages that come from the code (docs/cli.md)
-	$(PY) scripts/docs.py
+certify: $(DEV)  ## compare every family with its reference and write the certificates (ARGS=qwen3 for one)
+	$(PY) -m vitral certify $(or $(ARGS),--all)
+
+docs: $(DEV)  ## write the pages that come from the code (docs/cli.md, docs/families)
+	$(PY) -m scripts.docs
 
 lock:  ## resolve constraints.txt anew
 	PYTHON=$(PYTHON) scripts/lock.sh

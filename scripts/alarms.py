@@ -67,8 +67,10 @@ def wide_constructors(root: Path) -> Iterator[str]:
 
 def named_families(root: Path) -> Iterator[str]:
     """A part that knows a family by name. Families are data; parts must not look."""
-    words = sorted({re.sub(r"\d+$", "", name) for name in families(root)} | set(families(root)))
-    pattern = re.compile(r"\b(" + "|".join(map(re.escape, words)) + r")\d*\b", re.IGNORECASE) if words else None
+    names = set(families(root))
+    stems = {stem for name in names if len(stem := re.sub(r"\d+$", "", name)) > 2}  # a bare "t" or "o" names nobody
+    words = [re.escape(word) for word in sorted(names - stems)] + [rf"{re.escape(stem)}\d*" for stem in sorted(stems)]
+    pattern = re.compile(rf"\b({'|'.join(words)})\b", re.IGNORECASE) if words else None
     for path, text in python_files(root, "src/vitral/nn"):
         for number, line in enumerate(_code_only(text).splitlines(), 1):
             if pattern and (found := pattern.search(line)):

@@ -1,4 +1,5 @@
-"""Pages that come from the code: docs/cli.md (every verb's help) and docs/families.md (every architecture).
+"""Pages that come from the code: docs/cli.md (every verb's help) and docs/families/ (every architecture, with what its
+certificate says).
 
 `make docs` writes them; `--check` (part of `make check`) only says whether they are still what the code says.
 """
@@ -9,13 +10,11 @@ import contextlib
 import io
 import os
 import sys
-from pathlib import Path
 
+from tests.certify.page import FOLDER, pages
+from tests.certify.store import DOCS
 from vitral import cli
-from vitral.cli.common import human_count
-from vitral.families import families, family, presets, spec
 
-DOCS = Path(__file__).parent.parent / "docs"
 SUB_VERBS = {"tokenizer": ("show", "train")}
 
 
@@ -36,40 +35,23 @@ def help_of(command: list[str]) -> str:
     return "\n".join(line.rstrip() for line in shown.getvalue().strip().splitlines())
 
 
-def families_page() -> str:
-    """A row a family, with the sizes its presets really have."""
-    lines = [
-        "# The families",
-        "",
-        "Written by `make docs` from `src/vitral/families/`; parameters are counted on what each preset builds.",
-        "",
-        "| family | year | from | kind | what it brought | source | presets |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in families():
-        card = family(name).CARD
-        counts = {preset: spec(f"{name}/{preset}").count().total for preset in presets(name)}
-        sizes = ", ".join(f"`{preset}` ({human_count(total)})" for preset, total in counts.items())
-        cells = (f"`{name}` {card.title}", str(card.year), card.org, card.kind, card.idea, card.source, sizes)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def main(arguments: list[str]) -> int:
     os.environ.update(COLUMNS="100", NO_COLOR="1", TERM="dumb")
-    stale = 0
-    for name, text in {"cli.md": cli_page(), "families.md": families_page()}.items():
-        path = DOCS / name
-        if path.is_file() and path.read_text("utf-8") == text:
-            continue
+    wanted = {DOCS / "cli.md": cli_page(), **pages()}
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text("utf-8") != text]
+    lost = [path for path in FOLDER.glob("*.md") if path not in wanted]
+    for path in [*stale, *lost]:
+        name = path.relative_to(DOCS.parent)
         if "--check" in arguments:
-            stale += 1
-            print(f"docs/{name} is not what the code says: run `make docs`")
+            print(f"{name} is not what the code says: run `make docs`")
+        elif path in lost:
+            path.unlink()
+            print(f"{name} removed: there is no such family")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, "utf-8")
-            print(f"docs/{name} written")
-    return 1 if stale else 0
+            path.write_text(wanted[path], "utf-8")
+            print(f"{name} written")
+    return 1 if "--check" in arguments and (stale or lost) else 0
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(bare: Any, minilm: Any) -> N
         "no use for decoder_input_ids": lambda: bare.logits([1], decoder_input_ids=[1]),
         "input_ids is a list": lambda: bare.logits([[1, 2], [3]]),
         "input_ids is a str": lambda: bare.logits("abc"),
-        "input_ids is a NoneType": lambda: bare.logits(None),
+        "needs input_ids": lambda: bare.logits(None),
         "input_ids has shape": lambda: bare.logits([0.5]),
         "attention_mask has shape": lambda: bare.logits([1, 2], attention_mask=[1]),
         "knows no segments": lambda: bare.logits([1], segments=[0]),

@@ -70,6 +70,18 @@ def test_the_drawing(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[lines.index("    ids") :][: len(expected)] == expected
 
 
+def test_what_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = shown("parts:")
+    lines = printed(capsys, one("--against"))
+    assert lines[lines.index("parts:") :][: len(expected)] == expected
+
+
+def test_the_translation(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    artefact("flan_t5")
+    monkeypatch.setenv("VITRAL_OFFLINE", "1")
+    assert printed(capsys, one("flan-t5")) == shown("Das Haus")
+
+
 def test_the_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Line by line, with what the comments promise."""
     monkeypatch.setenv("VITRAL_OFFLINE", "1")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitral.errors import PromptTooLongError, VitralError, did_you_mean
+from vitral.families import names_of
 from vitral.generate.embed import Pooling, embed
 from vitral.generate.loop import NoText, run
 from vitral.generate.request import Generation, Sampling, Token, check_text_length
-from vitral.generate.start import start
-from vitral.inputs import Ids, alike, as_ids, segment_table, table, token_table, usable
-from vitral.nn import Model, Spec, Step
+from vitral.generate.start import Start, padded, start
+from vitral.inputs import Ids, as_ids, usable
+from vitral.nn import Dual, Model, Spec
+from vitral.passes import Given, two_towers, whole_pass
+from vitral.pictures import Pictures, Prompt, take
+from vitral.seeing import Seeing, kind
 from vitral.source import Source
 from vitral.text.chat import ChatTemplate, encode_chat
 from vitral.text.tokenizer import Tokenizer
@@ -30,7 +34,7 @@ from vitral.weights.load import DTYPES, load_model
 from vitral.weights.save import save_folder, save_gguf
 
 Messages = Sequence[Mapping[str, Any]]
-Prompt = str | Messages | Sequence[int]
+Text = str | Messages | Sequence[int]
 """A text as it stands, messages for the chat template, or ids."""
 LATER = {"beams": 1, "schema": None}
 """Options that later versions give a meaning; here only these values are accepted."""
@@ -65,17 +69,19 @@ def load(
     return LanguageModel(model=model, spec=spec, config=config, family=family, source=found)
 
 
-class LanguageModel:
+class LanguageModel(Seeing):
     """A model with its tokenizer and template; made by `vitral.load`.
 
     Attributes:
         model: the torch module; `record(lm.model, …)` looks into it.
         spec: the data it was built from. config: the published config.
-        name, licence: of the weights. context: most tokens it reads. kind: "decoder", "encoder" or "encoder-decoder".
+        name, licence: of the weights. context: most tokens it reads.
+        kind: "decoder", "encoder", "encoder-decoder", "image" (an encoder of pictures) or "two towers".
+        pictures: how it takes pictures; None for a model that sees none.
         defaults: the sampling its publisher recommends; greedy when none is given.
     """
 
-    def __init__(self, *, model: Model, spec: Spec, config: dict[str, Any], family: Any, source: Source) -> None:
+    def __init__(self, *, model: Model | Dual, spec: Spec, config: dict[str, Any], family: Any, source: Source) -> None:
         self.model = model
         self.spec = spec
         self.config = config
@@ -83,13 +89,13 @@ class LanguageModel:
         self.source = source
         self.name = source.name
         self.licence = source.licence or "unknown"
-        reader = model.encoder or model
-        self.context = reader.context
-        self.kind = "encoder-decoder" if model.encoder else "decoder" if model.generates else "encoder"
+        self.kind = kind(model)
+        self.context: int = (getattr(model, "encoder", None) or model).context
         self.defaults = source.sampling()
         self._tokenizer = source.tokenizer()
         self.chat: ChatTemplate | None = source.chat(self._tokenizer)
         self.eos = source.eos(config, self._tokenizer)
+        self.pictures = Pictures.of(model, config, source.image_settings(), self._tokenizer)
         self.pooling: Pooling = source.pooling()
 
     def __repr__(self) -> str:
@@ -106,7 +112,7 @@ class LanguageModel:
 
     def logits(
         self,
-        input_ids: Ids,
+        input_ids: Ids | None = None,
         attention_mask: Ids | None = None,
         decoder_input_ids: Ids | None = None,
         pixel_values: Any = None,
@@ -115,62 +121,61 @@ class LanguageModel:
     ) -> Tensor:
         """Logits [B, T, V] of ids [B, T] (or one text [T]); `attention_mask` is 0 on padding, which may be on either
         side. An encoder–decoder reads `input_ids` and gives the logits of `decoder_input_ids`.
+
+        A model that sees takes pictures as `pixel_values`: a list of paths, bytes or opened images, or numbers
+        [I, C, H, W]. They stand where the ids keep places for them; a model of pictures alone gives the logits of its
+        classes [I, N], one of two towers those of each text and picture [B, I].
         """
-        if self.model.head is None:
-            raise VitralError(f"{self.name} has no vocabulary head", "Use hidden() or embed()")
-        if pixel_values is not None:
-            raise VitralError(f"{self.name} has no use for pixel_values", "Leave it out", param="pixel_values")
+        given = Given(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            pixel_values=pixel_values,
+            segments=segments,
+        )
         with torch.no_grad():
-            ids, step, options = self._whole_pass(input_ids, attention_mask, decoder_input_ids, segments)
-            return self.model(ids, step, **options)
+            if isinstance(self.model, Dual):
+                assert self.pictures is not None
+                return two_towers(self.model, given, self.pictures, who=self.name)
+            if self.kind == "image" and self.model.classifier is not None:
+                found = whole_pass(self.model, given, self.pictures, who=self.name)
+                pooled = self.model.pooler(self.model.hidden(found.inputs, found.step), found.step)
+                return self.model.classifier(pooled)
+            if self.model.head is None:
+                raise VitralError(f"{self.name} has no vocabulary head", "Use hidden() or embed()")
+            found = whole_pass(self.model, given, self.pictures, who=self.name)
+            return self.model(found.inputs, found.step, **found.options)
 
     def hidden(
         self,
-        input_ids: Ids,
+        input_ids: Ids | None = None,
         attention_mask: Ids | None = None,
         decoder_input_ids: Ids | None = None,
+        pixel_values: Any = None,
         *,
         segments: Ids | None = None,
     ) -> Tensor:
         """Hidden states [B, T, d_model] after the last norm; of an encoder–decoder those of its decoder, or, without
         decoder_input_ids, of its encoder.
         """
+        given = Given(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            pixel_values=pixel_values,
+            segments=segments,
+        )
+        model = self._stack()
+        if model.encoder is not None and decoder_input_ids is None:
+            model = model.encoder
         with torch.no_grad():
-            if self.model.encoder is not None and decoder_input_ids is None:
-                ids, valid = self._read(self.model.encoder, input_ids, attention_mask)
-                return self.model.encoder.hidden(ids, self.model.encoder.step(ids, valid))
-            ids, step, options = self._whole_pass(input_ids, attention_mask, decoder_input_ids, segments)
-            return self.model.hidden(ids, step, **options)
+            found = whole_pass(model, given, self.pictures, who=self.name)
+            return model.hidden(found.inputs, found.step, **found.options)
 
-    def _whole_pass(
-        self, input_ids: Ids, attention_mask: Ids | None, decoder_input_ids: Ids | None, segments: Ids | None
-    ) -> tuple[Tensor, Step, dict[str, Tensor]]:
-        model, encoder = self.model, self.model.encoder
-        ids, valid = self._read(encoder or model, input_ids, attention_mask)
-        if encoder is not None:
-            if decoder_input_ids is None:
-                remedy = "Give the ids its decoder begins with: a list, or [B, T]"
-                raise VitralError(f"{self.name} is an encoder–decoder", remedy, param="decoder_input_ids")
-            written = token_table("decoder_input_ids", decoder_input_ids, model)
-            if len(written) != len(ids):
-                raise VitralError(
-                    f"decoder_input_ids has {len(written)} rows and input_ids {len(ids)}", param="decoder_input_ids"
-                )
-            return written, model.step(written, memory=model.remember(ids, valid)), {}
-        if decoder_input_ids is not None:
-            raise VitralError(
-                f"{self.name} has no use for decoder_input_ids", "Leave it out", param="decoder_input_ids"
-            )
-        options = {}
-        if segments is not None:
-            options["segments"] = alike("segments", segment_table(segments, model.embed.segments, ids.device), ids)
-        return ids, model.step(ids, valid), options
-
-    def _read(self, model: Model, input_ids: Ids, attention_mask: Ids | None) -> tuple[Tensor, Tensor | None]:
-        ids = token_table("input_ids", input_ids, model)
-        if attention_mask is None:
-            return ids, None
-        return ids, alike("attention_mask", table("attention_mask", attention_mask, ids.device).bool(), ids)
+    def _stack(self) -> Model:
+        if isinstance(self.model, Dual):
+            raise VitralError(f"{self.name} has two towers", "Use embed(), embed_images() or match()")
+        return self.model
 
     # ── text ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,16 +186,19 @@ class LanguageModel:
         return None if piece is None else self.context * piece
 
     def encode_prompt(
-        self, prompt: Prompt, tools: Sequence[Any] | None = None, template: Mapping[str, Any] | None = None
+        self, prompt: Text, tools: Sequence[Any] | None = None, template: Mapping[str, Any] | None = None
     ) -> list[int]:
         """The ids the model reads: a text as it stands, messages through the chat template, or ids unchanged.
 
+        Messages may hold pictures (see `vitral.pictures.take`): then the ids are a `Prompt`, which brings them along.
         Text never becomes a special token, whatever it spells; who wants one gives its id.
 
         Args:
             tools: JSON schemas of functions, for the template.
             template: what else it may be told, such as {"enable_thinking": False} (`vitral.text.chat.OPTIONS`).
         """
+        if isinstance(prompt, Prompt):
+            return prompt
         if isinstance(prompt, str):
             if not prompt:
                 raise VitralError("the prompt is empty", "Give some text", param="prompt")
@@ -207,18 +215,24 @@ class LanguageModel:
             )
         if not prompt:
             raise VitralError("there are no messages", "Give at least one", param="messages")
-        if self.chat is None and self.kind == "encoder-decoder" and len(prompt) == 1:
-            return self.encode_prompt(str(prompt[0].get("content") or ""))  # text to text: the one message is the text
+        messages, images = take(cast(Messages, prompt))
+        if self.chat is None and self.kind == "encoder-decoder" and len(messages) == 1:
+            return self.encode_prompt(str(messages[0].get("content") or ""))  # text to text: the message is the text
         if self.chat is None:
             raise VitralError(
                 f"{self.name} has no chat template", "Give a plain prompt, or a model tuned for chat", param="messages"
             )
-        messages: Any = list(prompt)
-        return encode_chat(self.tokenizer, self.chat, messages, tools=tools, **(template or {}))
+        written = self._sees().writes if images else {}
+        options = {"tools": tools, "expand": written, **(template or {})}
+        ids = encode_chat(self.tokenizer, self.chat, messages, **options)
+        if not images:
+            return ids
+        self._sees().check(ids, len(images))
+        return Prompt(ids, self._sees().read(images))
 
     def stream(
         self,
-        prompt: Prompt,
+        prompt: Text,
         *,
         tools: Sequence[Any] | None = None,
         template: Mapping[str, Any] | None = None,
@@ -239,10 +253,10 @@ class LanguageModel:
     @overload
     def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Generation]: ...
     @overload
-    def generate(self, prompt: Prompt, **options: Any) -> Generation: ...
+    def generate(self, prompt: Text, **options: Any) -> Generation: ...
     def generate(
         self,
-        prompt: Prompt | list[str] | list[list[int]],
+        prompt: Text | list[str] | list[list[int]],
         *,
         tools: Sequence[Any] | None = None,
         template: Mapping[str, Any] | None = None,
@@ -272,17 +286,17 @@ class LanguageModel:
     def _run(
         self, prompts: list[list[int]], sampling: Sampling, stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[int, Token]]:
-        if not self.model.generates:
+        if "decoder" not in self.kind:
             raise VitralError(f"{self.name} is an encoder and does not generate", "Use embed() or logits()")
-        reader = self.model.encoder or self.model
-        vocab = reader.embed.tokens.weight.shape[0]
+        assert isinstance(self.model, Model)
+        vocab = (self.model.encoder or self.model).embed.tokens.weight.shape[0]
         if any(not 0 <= id < vocab for ids in prompts for id in ids):
             raise VitralError(f"the prompt has ids outside 0 to {vocab - 1}, the model's vocabulary", param="prompt")
         if self._tokenizer is None and sampling.stop:
             raise VitralError(f"{self.name} has no tokenizer, so no text to stop at", param="stop")
         tokenizer = self._tokenizer or NoText()
         limit = vocab if self._tokenizer is None else min(vocab, self._tokenizer.vocab_size)
-        begun = start(self.model, prompts, self.source.first(self.config))
+        begun = self._start(prompts)
         return run(
             self.model,
             begun,
@@ -293,6 +307,16 @@ class LanguageModel:
             banned=self.source.banned(self.config),
             stopped=stopped,
         )
+
+    def _start(self, prompts: list[list[int]]) -> Start:
+        model, rows = self._stack(), [getattr(prompt, "pictures", ()) for prompt in prompts]
+        if not any(rows):
+            return start(model, prompts, self.source.first(self.config))
+        pictures, device = self._sees(), next(model.parameters()).device
+        if not pictures.tiled:
+            return Start(prompts=prompts, pixels=pictures.stacked(rows, device))
+        with torch.inference_mode():
+            return Start(prompts=prompts, memory=pictures.memory(model, padded(prompts, device)[0], rows))
 
     def _sampling(self, sampling: Sampling | None, fields: dict[str, Any]) -> Sampling:
         for name, neutral in LATER.items():
@@ -329,6 +353,11 @@ class LanguageModel:
         special = self.tokenizer.encode("")
         tail = special[1:] if len(special) > 1 else []
         ids = [each if len(each) <= most else each[: most - len(tail)] + tail for each in ids]
+        if isinstance(self.model, Dual):  # its texts all have the length it was trained with
+            pad = self.tokenizer.pad_id or 0
+            table = torch.tensor([[*each, *[pad] * (most - len(each))] for each in ids])
+            with torch.no_grad():
+                return self.model.read(table.to(self.model.scale.device)).float().cpu().numpy()
         return embed(self.model.encoder or self.model, ids, self.pooling)
 
     # ── files ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -340,7 +369,7 @@ class LanguageModel:
         return save_folder(
             folder,
             model=self.model,
-            names=self.family.NAMES,
+            names=names_of(self.family, self.config),
             config=self.config,
             dtype=dtype,
             also=lambda place: self.source.save_beside(place, self._tokenizer, self.eos),
@@ -353,7 +382,7 @@ class LanguageModel:
         return save_gguf(
             path,
             model=self.model,
-            names=self.family.NAMES,
+            names=names_of(self.family, self.config),
             config=self.config,
             tokenizer_fields=self.source.tokenizer_fields(self.tokenizer),
             kind=kind,

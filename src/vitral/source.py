@@ -115,6 +115,10 @@ class Source:
         """A key of generation_config.json; of config.json, where older files have it, when it is not there."""
         return self.generation.get(key, config.get(key))
 
+    def image_settings(self) -> Mapping[str, Any]:
+        """preprocessor_config.json, {} where there is none."""
+        return {} if self.folder is None else read_json(self.folder / "preprocessor_config.json", {})
+
     def sampling(self) -> Sampling:
         """The publisher's settings; greedy where it does not ask for sampling."""
         fields = ["repetition_penalty"]
@@ -153,6 +157,12 @@ class Source:
         generation = {**self.generation}
         if eos and "eos_token_id" not in generation:
             generation["eos_token_id"] = sorted(eos)
+        for key in ("decoder_start_token_id", "pad_token_id"):  # without these an encoder–decoder cannot begin
+            if key not in generation and isinstance(self.checkpoint.config.get(key), int):
+                generation[key] = self.checkpoint.config[key]
+        settings = self.image_settings()
+        if settings:
+            (place / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         if generation:
             (place / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
         for name in self._sentence_files():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,15 @@ class Closing:
     def closes(self) -> bool:
         """Ours is the expected number exactly, and rounds to the published one unless a note says why not."""
         exact = (self.total, self.active) == (self.expected, self.expected_active)
-        rounded = _rounds(self.total, self.published) and _rounds(self.active, self.published_active)
-        return exact and (rounded or bool(self.note))
+        return exact and (self.rounds or bool(self.note))
+
+    @property
+    def rounds(self) -> bool:
+        """Ours rounds to what was published; so it does where nothing was."""
+        return _rounds(self.total, self.published) and _rounds(self.active, self.published_active)
 
 
+@cache
 def closing(name: str, preset: str) -> Closing:
     """Count a preset (on the meta device) and look up what was published."""
     found, row = spec(f"{name}/{preset}").count(), COUNTS[name][preset]

@@ -34,6 +34,9 @@ CONFIGS = {
     "llama3": {**LLAMA, "rope_parameters": None, "num_key_value_heads": 8, "rope_interleaved": False},
     "qwen2": {**preset_config("qwen2/0.5b"), **WINDOW, "layer_types": None, "head_dim": None},
     "qwen3": {**preset_config("qwen3/0.6b"), **WINDOW, "layer_types": ["full_attention", "sliding_attention"]},
+    "mistral": {**preset_config("mistral/7b-v0.1"), "num_hidden_layers": 2, "head_dim": 128},
+    "deepseek_v3": {**preset_config("deepseek_v3/v3"), "num_hidden_layers": 2, "first_k_dense_replace": 1},
+    "r1_distill": {**preset_config("r1_distill/qwen-1.5b"), "num_hidden_layers": 2},
     "gpt2": {**preset_config("gpt2/small"), "n_layer": 2, "n_inner": None, "scale_attn_weights": True},
     "bert": {**preset_config("bert/base"), "num_hidden_layers": 2, "tie_word_embeddings": True, "is_decoder": False},
 }
@@ -275,7 +278,7 @@ def test_an_unknown_model_type_says_which_are_known(model_type: Any) -> None:
         of_config({"model_type": model_type})
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
     if model_type == "lama":
-        assert "Did you mean 'llama'?" in str(error.value)
+        assert "Did you mean 'llama'" in str(error.value)
 
 
 CANARY = "import pathlib\npathlib.Path(__file__).with_name('FIRED').touch()\n"

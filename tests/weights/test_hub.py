@@ -64,7 +64,9 @@ def _names(folder: Path) -> set[str]:
 
 def test_a_repository_becomes_a_pinned_verified_folder(site: Site, home: Path) -> None:
     hub_repository(site, "owner/toy", MODEL)
-    folder = pull("owner/toy")
+    seen: list[str] = []
+    folder = pull("owner/toy", progress=lambda what, *_: seen.append(what))
+    assert seen[0] == "owner/toy, licence: apache-2.0"  # before the first byte
     assert folder.parent == home / "models"
     assert _names(folder) == TAKEN
     assert all((folder / name).read_bytes() == MODEL[name] for name in TAKEN)

@@ -38,6 +38,7 @@ VERBS = {
     "rm": Verb("remove", "Remove a pulled model from this machine."),
     "export": Verb("export", "Write a model as a Hugging Face folder or a GGUF file."),
     "families": Verb("families", "List the architectures vitral builds and their published presets."),
+    "certify": Verb("certify", "Compare families with their references; write a certificate each."),
     "tokenizer": Verb("tokenizer", "Show how text becomes ids, or train a tokenizer."),
     "doctor": Verb("doctor", "Say what this machine offers: versions, cores, threads, caches."),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,15 +87,19 @@ def new_place(out: Path, *, ending: str = "") -> Path:
 
 
 def conversation(
-    lm: LanguageModel, prompt: str, system: str | None, *, raw: bool = False
-) -> str | list[dict[str, str]]:
-    """What the model is asked: messages where it has a chat template (and `raw` is off), else the text as it is."""
+    lm: LanguageModel, prompt: str, system: str | None, *, raw: bool = False, images: Sequence[Path] = ()
+) -> str | list[dict[str, Any]]:
+    """What the model is asked: messages where it has a chat template (and `raw` is off), else the text as it is.
+    Pictures come before the text.
+    """
     if raw or (lm.chat is None and system is None):
-        if system is not None:
-            raise VitralError("--system needs the chat template", "Leave out --raw", param="system")
+        for option, given in (("--system", system is not None), ("--image", bool(images))):
+            if given:
+                raise VitralError(f"{option} needs the chat template", "Leave out --raw", param=option[2:])
         return prompt
     first = [] if system is None else [{"role": "system", "content": system}]
-    return [*first, {"role": "user", "content": prompt}]
+    shown: list[dict[str, Any]] = [{"type": "image", "path": path} for path in images]
+    return [*first, {"role": "user", "content": [*shown, {"type": "text", "text": prompt}] if shown else prompt}]
 
 
 def load(model: str, *, device: str = "cpu", dtype: str = "float32", generates: bool = False) -> LanguageModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +33,9 @@ EXAMPLES = (
     "vitral generate smollm2-135m-instruct 'Say hi' --candidates 3 --json",
 )
 Raw = Annotated[bool, typer.Option("--raw", help="Feed the text as it is, without the chat template.")]
+Images = Annotated[
+    list[Path] | None, typer.Option("--image", help="Show the model this picture; may be given again.", metavar="FILE")
+]
 Candidates = Annotated[int, typer.Option(help="Show this many alternatives for every new token.")]
 
 
@@ -47,6 +51,7 @@ def verb(
     stop: Stop = None,
     system: System = None,
     raw: Raw = False,
+    image: Images = None,
     candidates: Candidates = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -65,7 +70,7 @@ def verb(
     )
     text = common.read_prompt(prompt)
     lm = common.load(model, device=device, dtype=dtype, generates=True)
-    question = common.conversation(lm, text, system, raw=raw)
+    question = common.conversation(lm, text, system, raw=raw, images=image or ())
     if json:
         start = time.perf_counter()
         generation = lm.generate(question, **fields)

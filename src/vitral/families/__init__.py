@@ -15,17 +15,50 @@ from vitral.errors import CheckpointError, NotFoundError, did_you_mean
 
 # In the order of publication. The first with a config's model_type (MODEL_TYPE, or one of several) reads that config.
 _ORDER = (
+    "transformer",
+    "gpt1",
     "bert",
     "gpt2",
+    "t5",
+    "bart",
+    "marian",
+    "gpt3",
+    "vit",
+    "switch",
+    "clip",
     "minilm",
+    "gopher",
+    "glam",
+    "lamda",
+    "instructgpt",
+    "chinchilla",
+    "palm",
+    "ul2",
+    "gpt35",
     "llama1",
+    "siglip",
+    "gpt4",
+    "palm2",
     "llama2",
+    "qwen1",
+    "mistral",
+    "yi",
+    "gemini",
+    "mixtral",
+    "qwen15",
+    "gemma",
+    "grok1",
     "llama3",
+    "gemma2",
     "qwen2",
+    "o1",
+    "deepseek_v3",
+    "r1_distill",
+    "gemma3",
     "qwen3",
 )
 # Architectures within a family that have a file of their own.
-_READERS: tuple[str, ...] = ()
+_READERS: tuple[str, ...] = ("qwen2_moe", "qwen3_moe", "gemma3_vision", "llama3_vision",)
 
 
 def families() -> list[str]:
@@ -49,6 +82,9 @@ def preset_config(path: str) -> dict[str, Any]:
     """The config.json of a published preset: `preset_config("llama3/3.2-1b")`."""
     name, _, preset = path.partition("/")
     known = family(name).PRESETS
+    if not known:
+        remedy = f"Open, and of the same capability: {family(name).CARD.stand_in}"
+        raise NotFoundError(f"{name} has no presets: its architecture was not published", remedy)
     if preset not in known:
         raise NotFoundError(f"{name} has no preset {preset!r:.60}", did_you_mean(preset, known))
     return dict(known[preset])
@@ -71,6 +107,11 @@ def of_config(data: Mapping[str, Any]) -> Any:
             return module
         known.update(types)
     raise CheckpointError(f"config.json: model_type is {model_type!r:.60}", did_you_mean(str(model_type), known))
+
+
+def names_of(module: Any, config: Mapping[str, Any]) -> Any:
+    """How the file of a config names its tensors: `NAMES`, or `names(config)` where that depends on the config."""
+    return module.names(config) if hasattr(module, "names") else module.NAMES
 
 
 def model_types(module: Any) -> tuple[str, ...]:

@@ -1,8 +1,5 @@
 """BERT (Devlin et al. 2018, arXiv:1810.04805): a bidirectional encoder, LayerNorm after each residual addition.
 
-    x ──┬─ attention ─(+)─ LayerNorm ──┬─ FFN ─(+)─ LayerNorm ──▶
-        └──────────────┘               └────────┘
-
 Which heads a file holds (pooler, masked token, next sentence) is read from its tensors: configs do not say.
 """
 
@@ -24,6 +21,8 @@ CARD = Card(
     source="arXiv:1810.04805",
     idea="learn from both sides by guessing masked tokens; fine-tune the same body for every task",
     licence="Apache-2.0",
+    traps=("eps is 1e-12, not 1e-5", "gelu is the exact one", "the loss is over the chosen 15% of tokens alone"),
+    recipe="80% of those masked, 10% random, 10% kept; next sentence at even odds; 1M steps of 256 texts, Adam 1e-4",
 )
 MODEL_TYPE = "bert"
 DEFAULTS = {

@@ -21,6 +21,13 @@ CARD = Card(
     source="Radford et al. 2019, Language Models are Unsupervised Multitask Learners",
     idea="a larger decoder with its norms moved before the sublayers does tasks it was never tuned for",
     licence="MIT",
+    traps=(
+        "the paper's 117M, 345M, 762M and 1542M are wrong by its authors' own word: 124M, 355M, 774M, 1558M",
+        "matrices are stored in × out; c_attn is q, k, v in that order",
+        "files of the hub lack the prefix transformer. and carry the causal mask as buffers",
+        "the xl has 25 heads, which no power of two divides",
+    ),
+    recipe="WebText (40 GB), batches of 512 × 1024 tokens; learning rates were not published",
 )
 MODEL_TYPE = "gpt2"
 DEFAULTS = {"n_positions": 1024, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}

@@ -22,6 +22,11 @@ CARD = Card(
     source="arXiv:2302.13971",
     idea="open weights trained far past the compute-optimal point; RMSNorm, rotary positions and SwiGLU together",
     licence="LLaMA licence (non-commercial)",
+    traps=(
+        "the authors' files rotate neighbouring pairs; those of the hub have permuted rows and rotate halves",
+        "the 65B's eps is 1e-5, the others' 1e-6; third-party tables disagree",
+    ),
+    recipe="1.0T tokens (7B, 13B) or 1.4T, batch 4M, AdamW (.9, .95), cosine to a tenth, decay .1, clip 1",
 )
 MODEL_TYPE = "llama"
 DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}

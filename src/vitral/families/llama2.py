@@ -18,6 +18,11 @@ CARD = Card(
     source="arXiv:2307.09288",
     idea="grouped-query attention at 70B; open chat models tuned by RLHF",
     licence="Llama 2 Community License",
+    traps=(
+        "only the 70B (and an unreleased 34B) groups its queries",
+        "the 70B's d_ff of 28672 follows no rule of the smaller ones: 1.3 × in multiples of 4096",
+    ),
+    recipe="2.0T tokens, batch 4M; chat: 27,540 demonstrations, rejection sampling and PPO with two reward models",
 )
 
 

@@ -17,7 +17,19 @@ CARD = Card(
     kind="decoder",
     source="arXiv:2407.21783",
     idea="15T tokens on a plain dense decoder; context stretched to 128k by scaling rotary frequencies by wavelength",
-    licence="Llama 3 Community License (3.1 and 3.2: their own)",
+    licence="Llama 3 Community License",
+    licences={
+        **dict.fromkeys(("3.1-8b", "3.1-70b", "3.1-405b"), "Llama 3.1 Community License"),
+        **dict.fromkeys(("3.2-1b", "3.2-3b", "3.2-11b-vision", "3.2-90b-vision"), "Llama 3.2 Community License"),
+    },
+    traps=(
+        "scaling keeps wavelengths under 2048 and divides those over 8192; between them it interpolates",
+        "3.2 1B has heads of 64, all others of 128",
+        "the vision models' cross-attention stands in layers of its own, without self-attention beside it",
+        "their tower hands on what enters blocks 3, 7, 15, 23 and 30; transformers 5.23 takes what leaves them",
+        "patches are padded to a multiple of 8 with vectors that are seen, and so are tiles that are not there",
+    ),
+    recipe="15.6T tokens; SFT, rejection sampling and DPO in rounds; 3.2 1B and 3B pruned and distilled",
 )
 
 
@@ -44,6 +56,16 @@ def preset(layers: int, d: int, n_heads: int, d_ff: int, factor: float | None = 
     )
 
 
+def seeing(text: dict[str, Any], every: int) -> dict[str, Any]:
+    """The config.json of a model whose every `every`-th layer, from the fourth on, looks at pictures."""
+    layers = text["num_hidden_layers"]
+    text |= {"model_type": "mllama_text_model", "cross_attention_layers": list(range(3, layers, every))}
+    tower = {"model_type": "mllama_vision_model", "hidden_size": 1280, "num_hidden_layers": 32, "num_global_layers": 8}
+    tower |= {"attention_heads": 16, "intermediate_size": 5120, "patch_size": 14, "image_size": 560, "max_num_tiles": 4}
+    parts = {"text_config": text, "vision_config": tower}
+    return {"model_type": "mllama", "architectures": ["MllamaForConditionalGeneration"], **parts}
+
+
 PRESETS = {
     "3-8b": preset(32, 4096, 32, 14336),
     "3-70b": preset(80, 8192, 64, 28672),
@@ -52,4 +74,6 @@ PRESETS = {
     "3.1-405b": preset(126, 16384, 128, 53248, factor=8.0),
     "3.2-1b": preset(16, 2048, 32, 8192, factor=32.0, head_dim=64, tie_word_embeddings=True),
     "3.2-3b": preset(28, 3072, 24, 8192, factor=32.0, head_dim=128, tie_word_embeddings=True),
+    "3.2-11b-vision": seeing(preset(40, 4096, 32, 14336, factor=8.0), every=5),
+    "3.2-90b-vision": seeing(preset(100, 8192, 64, 28672, factor=8.0), every=5),
 }

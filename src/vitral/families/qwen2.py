@@ -21,7 +21,13 @@ CARD = Card(
     kind="decoder",
     source="arXiv:2407.10671, arXiv:2412.15115",
     idea="biases on q, k, v; 152k multilingual vocabulary; seven to eighteen trillion tokens",
-    licence="Apache-2.0 (3B: Qwen Research, 72B: Qwen)",
+    licence="Apache-2.0",
+    licences={"2.5-3b": "Qwen Research License", "72b": "Qwen License"},
+    traps=(
+        "files carry a sliding window, and use_sliding_window turns it off",
+        "biases on q, k and v, none on o; vocabulary rows are padded differently by size",
+    ),
+    recipe="7T (2; 0.5B: 12T) or 18T tokens (2.5); SFT on more than 1M samples, DPO, then GRPO (2.5)",
 )
 MODEL_TYPE = "qwen2"
 DEFAULTS = {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6}
@@ -34,7 +40,12 @@ def kinds(c: Config, layers: int) -> list[Kind]:
     size = c.get("sliding_window", None)  # read also where it is off: published files carry it
     first = c.size("max_window_layers", 28, least=0) if c.flag("use_sliding_window") and size is not None else layers
     c.get("max_window_layers", None)
-    types = c.get("layer_types", ["full_attention"] * min(first, layers) + ["sliding_attention"] * (layers - first))
+    return named_kinds(c, layers, ["full_attention"] * min(first, layers) + ["sliding_attention"] * (layers - first))
+
+
+def named_kinds(c: Config, layers: int, otherwise: list[str]) -> list[Kind]:
+    """The mask kind that `layer_types` names for each layer, or `otherwise` where the file does not say."""
+    types = c.get("layer_types", otherwise)
     if not isinstance(types, list) or len(types) != layers or any(t not in LAYER_TYPES for t in types):
         raise CheckpointError(
             f"config.json: layer_types is {types!r:.80}",
@@ -87,6 +98,16 @@ def preset(layers: int, d: int, n_heads: int, n_kv_heads: int, d_ff: int, **othe
 
 
 _LARGE = {"vocab_size": 152064, "max_position_embeddings": 131072, "tie_word_embeddings": False}
+_EXPERTS = {  # read by qwen2_moe
+    "model_type": "qwen2_moe",
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 2560,
+    "shared_expert_intermediate_size": 20480,
+    "norm_topk_prob": False,
+    "tie_word_embeddings": False,
+}
 PRESETS = {
     "0.5b": preset(24, 896, 14, 2, 4864),
     "1.5b": preset(28, 1536, 12, 2, 8960),
@@ -95,4 +116,5 @@ PRESETS = {
     "2.5-14b": preset(48, 5120, 40, 8, 13824, **_LARGE),
     "2.5-32b": preset(64, 5120, 40, 8, 27648, **_LARGE),
     "72b": preset(80, 8192, 64, 8, 29568, **_LARGE),
+    "2-57b-a14b": preset(28, 3584, 28, 4, 18944, **_EXPERTS),
 }

@@ -1,4 +1,4 @@
-"""Qwen3, dense (arXiv:2505.09388): no biases, an RMSNorm on each head's query and key, head size free of d / heads."""
+"""Qwen3 (arXiv:2505.09388): no biases, an RMSNorm on each head's query and key, head size free of d / heads."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ CARD = Card(
     source="arXiv:2505.09388",
     idea="query and key norms in place of biases; one model that thinks or answers at once",
     licence="Apache-2.0",
+    traps=(
+        "heads are of 128 whatever d / heads is",
+        "one norm weight of 128 for all heads, before the rotation",
+        "mixtures scale the chosen weights to sum to 1, though the class default says otherwise",
+    ),
+    recipe="36T tokens in three stages; reasoning RL (GRPO), thinking and not fused; small ones distilled from large",
 )
 MODEL_TYPE = "qwen3"
 DEFAULTS = qwen2.DEFAULTS
@@ -68,6 +74,15 @@ def preset(layers: int, d: int, n_heads: int, d_ff: int, **other: Any) -> dict[s
 
 
 _LARGE = {"max_position_embeddings": 131072, "tie_word_embeddings": False}
+_EXPERTS = {  # read by qwen3_moe
+    **_LARGE,
+    "model_type": "qwen3_moe",
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_key_value_heads": 4,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+}
 PRESETS = {
     "0.6b": preset(28, 1024, 16, 3072),
     "1.7b": preset(28, 2048, 16, 6144),
@@ -75,4 +90,6 @@ PRESETS = {
     "8b": preset(36, 4096, 32, 12288, **_LARGE),
     "14b": preset(40, 5120, 40, 17408, **_LARGE),
     "32b": preset(64, 5120, 64, 25600, **_LARGE),
+    "30b-a3b": preset(48, 2048, 32, 6144, moe_intermediate_size=768, **_EXPERTS),
+    "235b-a22b": preset(94, 4096, 64, 12288, moe_intermediate_size=1536, **_EXPERTS),
 }

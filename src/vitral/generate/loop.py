@@ -170,9 +170,11 @@ def _steps(
 ) -> Iterator[tuple[int, Token]]:
     device = next(model.parameters()).device
     length = max(len(row.prompt) + row.budget for row in rows)
-    cache = model.new_cache(len(rows), length, chunk=CHUNK, memory=start.memory)
+    # Pictures are read in one piece with their text: tokens of a picture see each other.
+    chunk = CHUNK if start.pixels is None else length
+    cache = model.new_cache(len(rows), length, chunk=chunk, memory=start.memory)
     with torch.inference_mode():
-        last = _prefill(model, cache, [row.prompt for row in rows], device, stopped)
+        last = _prefill(model, cache, start, device, stopped)
     while last is not None and not stopped():
         with torch.inference_mode():
             choices = choose(model.head(last), [row.row() for row in rows], **never)  # type: ignore
@@ -188,20 +190,18 @@ def _steps(
 
 
 def _prefill(
-    model: Model,
-    cache: Cache,
-    prompts: Sequence[Sequence[int]],
-    device: torch.device,
-    stopped: Callable[[], bool],
+    model: Model, cache: Cache, start: Start, device: torch.device, stopped: Callable[[], bool]
 ) -> torch.Tensor | None:
     """The hidden state [B, d] of each prompt's last token; None when stopped on the way."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    valid = torch.tensor([[False] * (longest - len(prompt)) + [True] * len(prompt) for prompt in prompts])
-    for start in range(0, longest, CHUNK):
+    longest = max(len(prompt) for prompt in start.prompts)
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in start.prompts], device=device)
+    valid = torch.tensor([[False] * (longest - len(prompt)) + [True] * len(prompt) for prompt in start.prompts])
+    if start.pixels is not None:
+        return model.hidden(ids, cache.extend(valid, soft=model.show(ids, start.pixels)))[:, -1]
+    for begin in range(0, longest, CHUNK):
         if stopped():
             return None
-        piece = slice(start, start + CHUNK)
+        piece = slice(begin, begin + CHUNK)
         hidden = model.hidden(ids[:, piece], cache.extend(valid[:, piece]))
     return hidden[:, -1]
 

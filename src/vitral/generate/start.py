@@ -1,7 +1,8 @@
-"""What the rows of a batch start from: ids for a decoder; for an encoder–decoder also what the encoder made of them.
+"""What the rows of a batch start from: ids for a decoder, with pictures perhaps; for an encoder–decoder what the
+encoder made of the ids.
 
-decoder            ids ─────────────────────────────▶ prompts
-encoder–decoder    ids ─▶ encoder ─▶ memory    first ─▶ prompts
+    decoder            ids ─────────────────────────────▶ prompts
+    encoder–decoder    ids ─▶ encoder ─▶ memory    first ─▶ prompts
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from vitral.errors import PromptTooLongError, VitralError
 from vitral.nn import Memory, Model
@@ -17,10 +19,16 @@ from vitral.nn import Memory, Model
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The first ids of every row, and the memory that all their steps read, where there is one."""
+    """The first ids of every row, and what goes with them.
+
+    Args:
+        memory: what all steps of these rows read, where cross-attention reads something.
+        pixels: [I, C, H, W], pictures for the places that the ids keep for them, row by row.
+    """
 
     prompts: Sequence[Sequence[int]]
     memory: Memory | None = None
+    pixels: Tensor | None = None
 
 
 def start(model: Model, texts: Sequence[Sequence[int]], first: Sequence[int]) -> Start:
@@ -48,8 +56,14 @@ def start(model: Model, texts: Sequence[Sequence[int]], first: Sequence[int]) ->
             "Add it to config.json",
         )
     device = next(model.parameters()).device
-    ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
-    valid = torch.tensor([[i < len(text) for i in range(longest)] for text in texts], device=device)
+    ids, valid = padded(texts, device)
     with torch.inference_mode():
         memory = model.remember(ids, None if bool(valid.all()) else valid)
     return Start(prompts=[first] * len(texts), memory=memory)
+
+
+def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids [B, T], padded on the right, and which of them are real."""
+    longest = max(len(text) for text in texts)
+    ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
+    return ids, torch.tensor([[i < len(text) for i in range(longest)] for text in texts], device=device)

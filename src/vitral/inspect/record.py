@@ -4,11 +4,13 @@
         lm.logits(ids)
     seen["stack.blocks.0.attn.mixer.kernel.pattern"]          # [B, H, T, S]
 
-A point is any module that is called in the forward; its name is where it stands in the model. Attention patterns
-exist only in the kernel that writes them out, so the fused kernels of watched patterns are swapped for it inside the
-context (`seen.swapped` says which). Where the fused kernel was really at work, on more than its `few` queries, that
-changes the logits in the last bits of float32; everywhere else, and watching anything else, leaves every bit as it
-was.
+A point is any module that is called in the forward; its name is where it stands in the model. Of a router the weights
+are kept that it gave each expert, [B, T, E], 0 where an expert was not chosen.
+
+Attention patterns exist only in the kernel that writes them out, so the fused kernels of watched patterns are swapped
+for it inside the context (`seen.swapped` says which). Where the fused kernel was really at work, on more than its `few`
+queries, that changes the logits in the last bits of float32; everywhere else, and watching anything else, leaves every
+bit as it was.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from vitral.errors import VitralError
-from vitral.nn import Fused
+from vitral.nn import Fused, Routing
 
 _one_at_a_time = RLock()  # kernels are swapped in the model itself
 
@@ -129,6 +131,8 @@ def _swap(model: nn.Module, point: str, seen: Recording) -> tuple[nn.Module, str
 
 def _keeper(seen: Recording, name: str, thread: int) -> Any:
     def keep(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Routing):
+            output = output.dense()
         if isinstance(output, Tensor) and get_ident() == thread:
             with torch.inference_mode(False):  # an ordinary tensor, also when the model ran in inference mode
                 seen.fired.setdefault(name, []).append(output.detach().clone())

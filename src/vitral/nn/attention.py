@@ -23,6 +23,9 @@ from vitral.nn.step import Ready, Step
 class Mixer(nn.Module):
     """What a sublayer wraps: (x, step) → y. This base keeps no cache; a mixer that does says which."""
 
+    writes = ""
+    """Name of its last matrix, whose product is added to the residual stream; none where an inner mixer has it."""
+
     def new_cache(self, allocate: Allocate) -> Any:
         return None
 
@@ -41,6 +44,8 @@ class Attention(Mixer):
         scale: of the scores; None is D^-0.5.
         kernel: how the pattern is made and applied.
     """
+
+    writes = "o"
 
     def __init__(
         self,

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitral.nn.mask import Given, Kind, additive
-from vitral.nn.step import Memory, Step, View
+from vitral.nn.mask import Given, Kind, additive, visible
+from vitral.nn.step import Memory, Soft, Step, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +108,12 @@ class Cache:
 
         self.tree = new_cache(allocate)
 
-    def extend(self, valid: Tensor | int) -> Step:
+    def extend(self, valid: Tensor | int, *, soft: Soft | None = None) -> Step:
         """The step for the next tokens, which count as held from now on.
 
         Args:
             valid: bool [B, T], False on padding (either side); or T when every token is real.
+            soft: what stands where tokens would; a run of it must come whole (see `Soft.pieces`).
         """
         B = len(self.lengths)
         if isinstance(valid, int):
@@ -126,12 +127,14 @@ class Cache:
         self.lengths = [h + c for h, c in zip(self.lengths, counts, strict=True)]
         self.peaks = [max(pair) for pair in zip(self.peaks, self.lengths, strict=True)]
         self._make_room()
-        views = {kind.name: self._view(kind, positions, valid) for kind in self.kinds}
+        until = None if soft is None else soft.until(positions.to(soft.at.device))
+        views = {kind.name: self._view(kind, positions, valid, until) for kind in self.kinds}
         positions, memory = positions.to(self.device), self.memory
         if memory is not None:
             self.memory = memory.stored()  # from the next step on the caches hold its keys and values
             memory = memory.at(positions, self.dtype)
-        return Step(positions=positions, views=views, cache=self.tree, memory=memory)
+        padded = None if bool(valid.all()) else valid.to(self.device)
+        return Step(positions=positions, views=views, cache=self.tree, memory=memory, valid=padded, soft=soft)
 
     def capacity(self, kind: Kind) -> int:
         """Slots at which the ring of a kind wraps."""
@@ -146,12 +149,13 @@ class Cache:
                 self.slots[kind] = min(self.capacity(kind), max(needed[kind], 2 * self.slots[kind]))
         self.tree = _map(self.tree, lambda cache: cache.grown(self.slots[cache.kind]))
 
-    def _view(self, kind: Kind, positions: Tensor, valid: Tensor) -> View:
+    def _view(self, kind: Kind, positions: Tensor, valid: Tensor, until: Tensor | None = None) -> View:
         capacity = self.capacity(kind)
         newest = torch.tensor(self.lengths)[:, None] - 1  # [B, 1]
         slots = torch.arange(min(capacity, max(self.lengths)))[None]  # [1, S]
         keys = newest - (newest - slots) % capacity  # the newest position that lives in each slot; < 0: none yet
-        seen = kind.sees(positions[:, :, None], keys[:, None, :]) & (keys >= 0)[:, None, :]
+        until = None if until is None else until.to(positions.device)
+        seen = visible(kind, positions[:, :, None], keys[:, None, :], until) & (keys >= 0)[:, None, :]
         mask = additive(seen, self.dtype)
         to = self.device
         return View(

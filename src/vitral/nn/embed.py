@@ -15,11 +15,15 @@ from vitral.nn.step import Step
 
 
 class Table(nn.Module):
-    """A vector for each id: [B, T] → [B, T, d]. The same numbers read the other way are a tied head."""
+    """A vector for each id: [B, T] → [B, T, d]. The same numbers read the other way are a tied head.
 
-    def __init__(self, n: int, d: int) -> None:
+    `std` is the spread to begin training with, where it is not that of all matrices.
+    """
+
+    def __init__(self, n: int, d: int, std: float | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(n, d) * 0.02)
+        self.std = std
+        self.weight = nn.Parameter(torch.randn(n, d) * (0.02 if std is None else std))
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)
@@ -48,7 +52,7 @@ class Sinusoid(nn.Module):
     """sin and cos of the position at wavelengths from 2π to 10000·2π (Vaswani et al. 2017 §3.5).
 
     Interleaved as the paper has it (sin at even indices, cos at odd ones); `halves=True` puts all sines first, as
-    several published implementations do.
+    several published implementations do. Computed in float64, as the tables of published files were, given in float32.
     """
 
     def __init__(self, d: int, halves: bool = False, base: float = 10000.0) -> None:
@@ -59,9 +63,9 @@ class Sinusoid(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         pairs = (self.d + 1) // 2
-        exponent = torch.arange(pairs, dtype=torch.float32, device=positions.device) * (2 / self.d)
-        angle = positions[..., None].float() * torch.exp(-math.log(self.base) * exponent)
-        waves = (angle.sin(), angle.cos())
+        exponent = torch.arange(pairs, dtype=torch.float64, device=positions.device) * (2 / self.d)
+        angle = positions[..., None].double() * torch.exp(-math.log(self.base) * exponent)
+        waves = (angle.sin().float(), angle.cos().float())
         table = torch.cat(waves, -1) if self.halves else torch.stack(waves, -1).flatten(-2)
         return table[..., : self.d]
 
@@ -99,9 +103,12 @@ class Embed(nn.Module):
         self.norm = norm or nn.Identity()
 
     def forward(self, ids: Tensor, step: Step, segments: Tensor | None = None) -> Tensor:
-        x = self.tokens(ids)
+        soft = step.soft
+        x = self.tokens(ids if soft is None else ids.masked_fill(soft.at, 0))
         if self.scale is not None:
             x = x * torch.tensor(self.scale, dtype=x.dtype, device=x.device)
+        if soft is not None:
+            x = soft.into(x)
         if self.segments is not None:
             x = x + self.segments(torch.zeros_like(ids) if segments is None else segments)
         if self.positions is not None:

@@ -48,6 +48,8 @@ class ReLU(nn.Module):
 class Plain(Mixer):
     """down(act(up(x))) (Vaswani et al. 2017, eq. 2)."""
 
+    writes = "down"
+
     def __init__(self, *, d_model: int, d_ff: int, act: nn.Module, bias: bool = True) -> None:
         super().__init__()
         self.up = nn.Linear(d_model, d_ff, bias=bias)
@@ -60,6 +62,8 @@ class Plain(Mixer):
 
 class Gated(Mixer):
     """down(act(gate(x)) * up(x)): SwiGLU and its kin (Shazeer, arXiv:2002.05202)."""
+
+    writes = "down"
 
     def __init__(self, *, d_model: int, d_ff: int, act: nn.Module, bias: bool = False) -> None:
         super().__init__()

@@ -39,13 +39,25 @@ class Transform(nn.Module):
         return self.norm(self.act(self.dense(x)))
 
 
+class Shift(nn.Module):
+    """A number for each of the n logits, published with a model but never learned (so a buffer): [..., V] → same."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.by: Tensor
+        self.register_buffer("by", torch.zeros(n))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits + self.by
+
+
 class Head(nn.Module):
-    """softcap(scale · (proj(transform(x)) + bias)): [..., d] → logits [..., V].
+    """softcap(scale · shift(proj(transform(x)) + bias)): [..., d] → logits [..., V].
 
     Args:
         proj: a Linear of its own, or `Tied`.
         transform: applied before it.
-        bias: length V of a bias of its own; None for none.
+        bias: length V of a bias of its own; None for none. shift: a fixed one.
         scale: multiplies the logits. softcap: logits become softcap · tanh(logits / softcap) (arXiv:2408.00118 §2).
     """
 
@@ -55,6 +67,7 @@ class Head(nn.Module):
         *,
         transform: nn.Module | None = None,
         bias: int | None = None,
+        shift: Shift | None = None,
         scale: float | None = None,
         softcap: float | None = None,
     ) -> None:
@@ -62,6 +75,7 @@ class Head(nn.Module):
         self.transform = transform or nn.Identity()
         self.proj = proj
         self.bias = None if bias is None else nn.Parameter(torch.zeros(bias))
+        self.shift = shift or nn.Identity()
         self.scale = scale
         self.softcap = softcap
 
@@ -69,9 +83,31 @@ class Head(nn.Module):
         logits = self.proj(self.transform(x))
         if self.bias is not None:
             logits = logits + self.bias
+        logits = self.shift(logits)
         if self.scale is not None:
             logits = logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+class Score(nn.Module):
+    """One number a token, [B, T, d] → [B, T, 1]: the value of what was written so far; at the last token of a text,
+    its reward (arXiv:2203.02155 §3.5).
+    """
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(d, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+    def of_texts(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The number at the last token of each text [B]; `valid` [B, T] is False on padding, on either side."""
+        numbers = self(x)[..., 0]
+        if valid is None:
+            return numbers[:, -1]
+        last = x.shape[1] - 1 - valid.flip(-1).int().argmax(-1)  # [B]
+        return numbers[torch.arange(len(x), device=x.device), last]
 
 
 class Pooler(nn.Module):

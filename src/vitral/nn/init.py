@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitral.nn.block import Sublayer
-from vitral.nn.embed import Table
 
 
 def initialise(model: nn.Module, *, std: float = 0.02, seed: int = 0) -> None:
-    """Normal(0, std) for every matrix and table, zero for biases; norms keep their neutral start.
+    """Normal(0, std) for matrices, tables and lone vectors, zero for biases; norms and gates keep their neutral start.
 
-    The last matrix of each sublayer is scaled by 1/sqrt(number of sublayers), so that the residual stream's variance
-    does not grow with depth (Radford et al. 2019 §2.3).
+    The matrices that write to the residual stream (`writes`; of a mixture, one of each expert) are scaled by
+    1/sqrt(number of sublayers), so that the stream's variance does not grow with depth (Radford et al. 2019 §2.3).
     """
     generator = torch.Generator().manual_seed(seed)
-    sublayers = [m for m in model.modules() if isinstance(m, Sublayer)]
-    last = {id(linears[-1]) for s in sublayers if (linears := [m for m in s.modules() if isinstance(m, nn.Linear)])}
+    sublayers = sum(isinstance(module, Sublayer) for module in model.modules())
+    last = {id(weight) for module in model.modules() if (weight := _written(module)) is not None}
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, (nn.Linear, Table)):
-                scale = std / max(len(sublayers), 1) ** 0.5 if id(module) in last else std
-                module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * scale)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                module.bias.zero_()
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim > 1 or name == "vector":
+                    scale = std / max(sublayers, 1) ** 0.5 if id(parameter) in last else std
+                    scale = getattr(module, "std", None) or scale  # a table may have its own
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+                elif name == "bias" and parameter.ndim == 1:
+                    parameter.zero_()
+
+
+def _written(module: nn.Module) -> Tensor | None:
+    """The matrix by which a part writes to the residual stream; None for a part that does not."""
+    name = getattr(module, "writes", "")
+    found: Any = getattr(module, name) if name else None
+    return getattr(found, "weight", found)

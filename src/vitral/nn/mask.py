@@ -77,12 +77,63 @@ class Window(Causal):
 
 
 @dataclass(frozen=True)
+class Banded(Causal):
+    """A query sees itself and the `size` tokens before it: the local head of arXiv:1904.10509 §4.2, where i sees
+    {max(0, i - l), …, i} and so l + 1 keys.
+    """
+
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"a band of {self.size} tokens shows a token nothing but itself")
+
+    @property
+    def name(self) -> str:
+        return f"banded-{self.size}"
+
+    def sees(self, q: Tensor, k: Tensor) -> Tensor:
+        return (k <= q) & (k >= q - self.size)
+
+    def capacity(self, length: int, chunk: int) -> int:
+        return min(length, self.size + chunk)
+
+
+@dataclass(frozen=True)
+class Strided(Causal):
+    """A query sees every `stride`-th token before it, counted back from itself: the other head of arXiv:1904.10509
+    §4.2, where i sees {j ≤ i : (i - j) mod l = 0}. Some query needs each key, so a cache keeps them all.
+    """
+
+    stride: int = 0
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"a stride of {self.stride} leads nowhere")
+
+    @property
+    def name(self) -> str:
+        return f"strided-{self.stride}"
+
+    def sees(self, q: Tensor, k: Tensor) -> Tensor:
+        return (k <= q) & ((q - k) % self.stride == 0)
+
+
+@dataclass(frozen=True)
 class Given(Kind):
     """All that was given from outside: the kind of the caches of cross-attention, whose view is the step's memory."""
 
     @property
     def name(self) -> str:
         return "memory"
+
+
+def visible(kind: Kind, q: Tensor, k: Tensor, until: Tensor | None = None) -> Tensor:
+    """bool [B|1, T, S]: what a kind shows, and what lies ahead of a query up to position `until` [B, T, 1] (its own
+    for most), where tokens see their whole group whatever the kind (arXiv:2503.19786 §2.1).
+    """
+    seen = kind.sees(q, k)
+    return seen if until is None else seen | ((k > q) & (k <= until))
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitral.nn.cache import Cache
 from vitral.nn.head import Head
 from vitral.nn.stack import Stack
-from vitral.nn.step import Memory, Step, full_step
+from vitral.nn.step import Memory, Soft, Step, full_step
 
 
 class Model(nn.Module):
@@ -32,6 +32,7 @@ class Model(nn.Module):
         pooler: to one vector a text; `classifier` reads it.
         score: to one number a token [B, T, 1]: a value head, or, read at the last token, a reward head.
         encoder: the model whose hidden states are the memory that cross-attention here reads.
+        vision: what makes vectors of pictures: soft tokens (see `show`), or a memory (see `vitral.nn.tiles`).
         drafts: parts that guess tokens further ahead (see `vitral.nn.draft`).
     """
 
@@ -46,6 +47,7 @@ class Model(nn.Module):
         classifier: nn.Module | None = None,
         score: nn.Module | None = None,
         encoder: Model | None = None,
+        vision: Any = None,
         drafts: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
@@ -57,6 +59,7 @@ class Model(nn.Module):
         self.classifier = classifier
         self.score = score
         self.encoder = encoder
+        self.vision = vision
         self.drafts = nn.ModuleList(drafts)
 
     def forward(self, input_ids: Tensor, step: Step | None = None, *, segments: Tensor | None = None) -> Tensor:
@@ -87,6 +90,12 @@ class Model(nn.Module):
         if self.encoder is None:
             raise ValueError("this model has no encoder")
         return Memory.of(self.encoder.hidden(inputs, self.encoder.step(inputs, valid)), valid)
+
+    def show(self, input_ids: Tensor, pixels: Tensor) -> Soft:
+        """Pictures [I, C, H, W] in the places that ids [B, T] keep for them, in their order: `step(…, soft=…)`."""
+        if self.vision is None:
+            raise ValueError("this model sees no pictures")
+        return self.vision.soft(input_ids, pixels)
 
     def new_cache(
         self,

@@ -157,8 +157,8 @@ class Yarn(Scaling):
 class Rotary(Position):
     """Rotary position embedding (Su et al., arXiv:2104.09864): pairs of a head's numbers turn with the position.
 
-    Pairs are (i, i + dim/2), the half-split form of the published Hugging Face files; checkpoints in the interleaved
-    form are permuted when they are read. Only the first `dim` of a head's numbers turn.
+    Pairs are (i, i + dim/2), the half-split form of the published Hugging Face files; checkpoints in the other form
+    need `Interleaved`. Only the first `dim` of a head's numbers turn.
     """
 
     def __init__(self, dim: int, theta: float = 10000.0, scaling: Scaling | None = None) -> None:
@@ -186,3 +186,14 @@ class Rotary(Position):
 
     def extra_repr(self) -> str:
         return f"{self.dim}, theta={self.theta:g}" + (f", {self.scaling}" if type(self.scaling) is not Scaling else "")
+
+
+class Interleaved(Rotary):
+    """Rotary embedding whose pairs are neighbours (2i, 2i + 1), the form of the paper (arXiv:2104.09864 §3.4.2)."""
+
+    def encode(self, x: Tensor, ready: Ready) -> Tensor:
+        cos, sin = (table.to(x.dtype) for table in ready)
+        turning, rest = x.split((self.dim, x.shape[-1] - self.dim), dim=-1)
+        even, odd = turning[..., 0::2], turning[..., 1::2]
+        turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
+        return torch.cat((turned, rest), dim=-1)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vitral.nn.mask import Kind, additive
+from vitral.nn.mask import Kind, additive, visible
 
 Ready = tuple[Tensor, ...]
 """What a position part prepared once for the whole forward."""
@@ -77,7 +78,8 @@ class Memory:
         if self.valid is not None:
             seen = seen & self.valid[:, None, :]
         any_seen = seen.any(-1, keepdim=True)
-        return replace(self, mask=additive(seen, dtype), seen=None if bool(any_seen.all()) else any_seen)
+        # A query that sees nothing attends to all, as it was trained to; its layer drops what comes of that.
+        return replace(self, mask=additive(seen | ~any_seen, dtype), seen=None if bool(any_seen.all()) else any_seen)
 
     def stored(self) -> Memory:
         """The same without its states, for a step whose caches hold them."""
@@ -92,6 +94,63 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Soft:
+    """Vectors that stand where tokens would: what a picture was made into.
+
+    Args:
+        at: bool [B, T], True where one stands.
+        vectors: [B, T, d]; anything where none does.
+        together: those in a row see each other, whatever the mask kind.
+    """
+
+    at: Tensor
+    vectors: Tensor
+    together: bool = False
+
+    @classmethod
+    def of(cls, at: Tensor, vectors: Tensor, *, together: bool = False) -> Soft:
+        """The vectors [n, d] at the n places [B, T] that are True, row by row."""
+        if int(at.sum()) != len(vectors):
+            raise ValueError(f"{len(vectors)} vectors are to stand in {int(at.sum())} places")
+        dense = vectors.new_zeros(*at.shape, vectors.shape[-1])
+        dense[at] = vectors
+        return cls(at=at, vectors=dense, together=together)
+
+    def into(self, x: Tensor) -> Tensor:
+        """Embedded tokens [B, T, d] with the vectors in their places."""
+        return torch.where(self.at[..., None], self.vectors.to(x.dtype), x)
+
+    def until(self, positions: Tensor) -> Tensor | None:
+        """The furthest position [B, T, 1] that each token sees: the end of its run, its own outside of one."""
+        if not self.together:
+            return None
+        goes_on = self.at & F.pad(self.at, (0, 1))[:, 1:]
+        T = self.at.shape[1]
+        ends = torch.arange(T, device=self.at.device).masked_fill(goes_on, T)
+        ends = ends.flip(-1).cummin(-1).values.flip(-1)
+        return positions.expand(self.at.shape).gather(1, ends.to(positions.device))[..., None]
+
+    def piece(self, start: int, stop: int) -> Soft:
+        """Those among the tokens start to stop - 1."""
+        return replace(self, at=self.at[:, start:stop], vectors=self.vectors[:, start:stop])
+
+    def pieces(self, most: int) -> list[tuple[int, int]]:
+        """Where [B, T] may be cut for a cache that takes `most` tokens at a time: never within a run (ValueError where
+        one is longer)."""
+        goes_on = (self.at & F.pad(self.at, (0, 1))[:, 1:]).any(0).tolist()  # may not be cut after this token
+        cuts, start = [], 0
+        while start < len(goes_on):
+            stop = min(start + most, len(goes_on))
+            while stop > start and goes_on[stop - 1]:
+                stop -= 1
+            if stop == start:
+                raise ValueError(f"the run of vectors at token {start} does not fit a cache taken in pieces of {most}")
+            cuts.append((start, stop))
+            start = stop
+        return cuts
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One forward's surroundings.
 
@@ -101,12 +160,16 @@ class Step:
         cache: the tree of caches at this depth (list by layer → dict by sublayer → cache), or None.
         memory: what cross-attention reads, made for these queries; None where there is none.
         ready: prepared position parts, filled in by the stack.
+        valid: bool [B, T], False on padding in x; None when there is none.
+        soft: what stands where tokens would; None where nothing does.
     """
 
     positions: Tensor
     views: Mapping[str, View]
     cache: Any = None
     memory: Memory | None = None
+    valid: Tensor | None = None
+    soft: Soft | None = None
     ready: Mapping[str, Ready] = field(default_factory=dict)
 
     def at(self, key: int | str) -> Step:
@@ -129,6 +192,7 @@ def full_step(
     documents: Tensor | None = None,
     positions: Tensor | None = None,
     memory: Memory | None = None,
+    soft: Soft | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Step:
@@ -141,6 +205,7 @@ def full_step(
         documents: [B, T] document number of each packed token; tokens see only their own document.
         positions: [B|1, T] to use instead of counting from 0.
         memory: what cross-attention reads.
+        soft: what stands where tokens would.
     """
     if valid is not None and bool(valid.all()):
         valid = None
@@ -149,11 +214,11 @@ def full_step(
         if valid is not None:
             positions = (valid.cumsum(-1) - 1).clamp_min(0)
     keys = positions if valid is None else positions.masked_fill(~valid, -1)
-    views = {}
+    views, until = {}, None if soft is None else soft.until(positions)
     for kind in kinds:
-        seen = kind.sees(positions[:, :, None], keys[:, None, :]) & (keys >= 0)[:, None, :]
+        seen = visible(kind, positions[:, :, None], keys[:, None, :], until) & (keys >= 0)[:, None, :]
         if documents is not None:
             seen = seen & (documents[:, :, None] == documents[:, None, :])
         views[kind.name] = View(mask=additive(seen, dtype), key_positions=keys)
     memory = None if memory is None else memory.at(positions, dtype)
-    return Step(positions=positions, views=views, memory=memory)
+    return Step(positions=positions, views=views, memory=memory, valid=valid, soft=soft)

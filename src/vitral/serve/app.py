@@ -49,7 +49,9 @@ def build_app(
     keys = clean_keys(api_key)
     if hosts is None and not keys:
         raise VitralError("a server that answers to any host name needs an API key", param="api_key")
-    limits = limits or Limits()
+    if limits is None:
+        sees = any(getattr(model, "pictures", None) is not None for model in models)
+        limits = Limits(body_bytes=16 * Limits.body_bytes) if sees else Limits()
     engine = Engine(waiting_limit=limits.waiting)
 
     @asynccontextmanager

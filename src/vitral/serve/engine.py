@@ -75,6 +75,11 @@ class Prompt:
     text: str
 
 
+def _characters(content: str | list[dict[str, Any]]) -> int:
+    """Of the text in a message; pictures count nothing."""
+    return len(content) if isinstance(content, str) else sum(len(part.get("text", "")) for part in content)
+
+
 class _End:
     """The last event of a ticket that ended well."""
 
@@ -162,7 +167,7 @@ class Engine:
             PromptTooLongError: the messages cannot fit the context, however well they are encoded.
             Refusal: 429 when the queue is full, 503 after `stop`.
         """
-        lm, length = request.lm, sum(len(message["content"]) for message in request.messages)
+        lm, length = request.lm, sum(_characters(message["content"]) for message in request.messages)
         check_text_length(length, longest=lm.longest_text, context=lm.context, param="messages")
         ticket = Ticket(request, self)
         with self._changed:

@@ -46,6 +46,7 @@ class Limits:
     """What one client may ask of the server."""
 
     body_bytes: int = 1024 * 1024
+    """By default sixteen times as much where a model that sees is served."""
     body_seconds: float = 30.0
     waiting: int = 32
     """Requests that may wait for the engine; one more is a 429."""

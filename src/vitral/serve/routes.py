@@ -82,6 +82,8 @@ class EventStream(StreamingResponse):
 def _open(body: ChatRequest, lm: LanguageModel, engine: Engine) -> Exchange:
     if "decoder" not in lm.kind:
         raise VitralError(f"model {lm.name!r} is an {lm.kind}: it does not write text", param="model")
+    if getattr(lm, "pictures", None) is None and any(message.pictures for message in body.messages):
+        raise VitralError(f"model {lm.name!r} sees no pictures", "Send text parts only", param="messages")
     messages = [message.for_template() for message in body.messages]
     requests = [
         EngineRequest(lm=lm, messages=messages, tools=body.template_tools, sampling=sampling)

@@ -19,6 +19,7 @@ from vitral.serve.errors import Refusal
 MAX_CHOICES = 8
 MAX_MESSAGES = 2048
 MAX_TOOLS = 128
+MAX_PARTS = 64
 MAX_NAME = 256
 
 IGNORED = frozenset(
@@ -56,29 +57,44 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
 
 
-def _text(content: Any) -> Any:
-    """A message's content: text, or parts of type text, which are joined by a line break as other servers do."""
+def _content(content: Any) -> Any:
+    """A message's content: text; text parts, which are joined by a line break as other servers do; or, where there
+    are pictures among them, the parts.
+    """
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise ValueError("give text, or a list of text parts")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            named = f"content parts of type {kind[:40]!r}" if isinstance(kind, str) else "parts without a type"
-            raise ValueError(f"{named} are not supported; this server reads text parts")
+        raise ValueError("give text, or a list of text and image_url parts")
+    if len(content) > MAX_PARTS:
+        raise ValueError(f"give at most {MAX_PARTS} parts")
+    parts = [_part(part) for part in content]
+    return "\n".join(part["text"] for part in parts) if all(part["type"] == "text" for part in parts) else parts
+
+
+def _part(part: Any) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text":
         if not isinstance(part.get("text"), str):
             raise ValueError("a text part needs its text as a string")
-        texts.append(part["text"])
-    return "\n".join(texts)
+        return {"type": "text", "text": part["text"]}
+    if kind == "image_url":
+        url = part.get("image_url")
+        url = url.get("url") if isinstance(url, dict) else url
+        if not isinstance(url, str) or not url.startswith("data:image/"):
+            raise ValueError("image_url must be a data:image/… URL: this server fetches nothing")
+        return {"type": "image_url", "image_url": {"url": url}}
+    named = f"content parts of type {kind[:40]!r}" if isinstance(kind, str) else "parts without a type"
+    raise ValueError(f"{named} are not supported; this server reads text and image_url parts")
 
 
 def _list(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
-Text = Annotated[str | None, BeforeValidator(_text, json_schema_input_type=str | list[dict[str, str]] | None)]
+Content = Annotated[
+    str | list[dict[str, Any]] | None,
+    BeforeValidator(_content, json_schema_input_type=str | list[dict[str, Any]] | None),
+]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stops = Annotated[
     list[Stop] | None,
@@ -101,7 +117,7 @@ class ToolCall(Body):
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text = None
+    content: Content = None
     name: Name | None = None
     tool_call_id: Name | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
@@ -111,6 +127,11 @@ class Message(Body):
         if self.content is None and not (self.role == "assistant" and self.tool_calls):
             raise ValueError(f"a {self.role} message needs content")
         return self
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the message holds."""
+        return sum(part["type"] == "image_url" for part in self.content) if isinstance(self.content, list) else 0
 
     def for_template(self) -> dict[str, Any]:
         """The message as chat templates read it: a developer is the system, tool arguments are objects."""

@@ -123,16 +123,20 @@ def encode_chat(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,
+    expand: Mapping[str, str] | None = None,
     **options: Any,
 ) -> list[int]:
     """The ids of a chat. Special tokens are those the template wrote; spelt by a user they are ordinary text.
 
-    Arguments and errors are those of `ChatTemplate.render`. No BOS is added: templates write their own.
+    `expand` says what is read in place of a special token that the template wrote: a picture's mark becomes a run of
+    places for it. Arguments and errors are those of `ChatTemplate.render`. No BOS is added: templates write their own.
     """
     marker = _marker(tokenizer.control_tokens)
     text, mark = template.render_marked(
         marker, messages, tools=tools, add_generation_prompt=add_generation_prompt, **options
     )
+    for token, run in (expand or {}).items():
+        text = text.replace(token, run)  # where a user spelt it there is a mark inside
     return tokenizer.encode_marked(text, mark)
 
 

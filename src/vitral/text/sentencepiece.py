@@ -1,7 +1,6 @@
 """SentencePiece models: BPE and Unigram vocabularies with their normalisation, read from the `.model` file itself.
 
-The file is a Protocol Buffers message (`ModelProto` of sentencepiece_model.proto). A few fields matter here, and a
-reader for those takes less than a dependency.
+The file is a Protocol Buffers message (`ModelProto` of sentencepiece_model.proto).
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -22,6 +21,7 @@ from vitral.errors import CheckpointError, NotFoundError
 from vitral.text.alphabet import all_splits
 from vitral.text.charsmap import Charsmap
 from vitral.text.frame import set_frame
+from vitral.text.protobuf import fields, signed
 
 MAX_FILE = 256 << 20  # bytes; the largest published model has 5 MB
 _SPACE = "▁"
@@ -198,14 +198,14 @@ def parse(data: bytes, source: str) -> Pieces:
     trainer: dict[int, Any] = {}
     rules: dict[int, Any] = {}
     try:
-        for number, value in _fields(data):
+        for number, value in fields(data):
             if number == 1:
-                row = dict(_fields(value))
+                row = dict(fields(value))
                 pieces.append(row[1].decode("utf-8"))
                 scores.append(struct.unpack("<f", row.get(2, b"\0\0\0\0"))[0])
                 kinds.append(row.get(3, Kind.NORMAL))
             elif number in (2, 3):
-                (trainer if number == 2 else rules).update(_fields(value))
+                (trainer if number == 2 else rules).update(fields(value))
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise CheckpointError(f"{source} is no SentencePiece model ({error})", "Fetch the file again") from error
     if not pieces:
@@ -230,7 +230,7 @@ def _pieces(
     spellings = {name: trainer.get(number, default) for name, number, default in _ROLE_PIECES}
     roles = {}
     for name, number, default in _ROLE_IDS:
-        id = _signed(trainer.get(number, default))
+        id = signed(trainer.get(number, default))
         spelt = spellings[name].decode("utf-8", "replace")
         if id < 0 or id >= len(pieces):
             continue
@@ -253,47 +253,3 @@ def _pieces(
 
 _ROLE_IDS = (("unk", 40, 0), ("bos", 41, 1), ("eos", 42, 2), ("pad", 43, -1))
 _ROLE_PIECES = (("unk", 45, b"<unk>"), ("bos", 46, b"<s>"), ("eos", 47, b"</s>"), ("pad", 48, b"<pad>"))
-
-
-def _signed(value: int) -> int:
-    """An int32 as Protocol Buffers write it: negative numbers as the 64-bit two's complement."""
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(field number, value) of one message: int for varints, bytes for everything else.
-
-    Raises:
-        ValueError: the bytes end early or hold a wire type that no such file has.
-    """
-    place = 0
-    while place < len(data):
-        key, place = _varint(data, place)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, place = _varint(data, place)
-            yield number, value
-            continue
-        if wire not in (1, 2, 5):
-            raise ValueError(f"wire type {wire} at byte {place}")
-        if wire == 2:
-            size, place = _varint(data, place)
-        else:
-            size = 8 if wire == 1 else 4
-        if size > len(data) - place:
-            raise ValueError(f"field {number} ends past the end of the file")
-        yield number, data[place : place + size]
-        place += size
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(data):
-            raise ValueError("a number ends past the end of the file")
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & (1 << 64) - 1, place
-    raise ValueError(f"a number of more than ten bytes at byte {place}")

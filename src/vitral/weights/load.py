@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from vitral.errors import CheckpointError, NotFoundError
-from vitral.families import of_config
+from vitral.families import names_of, of_config
 from vitral.nn import Model, Spec
 from vitral.weights.files import user_path
+from vitral.weights.fp8 import dequantised
 from vitral.weights.gguf import GGUFFile
 from vitral.weights.gguf_config import HfView
+from vitral.weights.marian_bin import recurrent_decoder
 from vitral.weights.names import depths, match, tensors_of
+from vitral.weights.onnx_t5 import FILES, OnnxT5
 from vitral.weights.safetensors import SafetensorsFolder, TensorSource
 from vitral.weights.safetensors_header import parse_json
 
@@ -51,23 +54,32 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a model folder, or a GGUF file (also one that lies alone in a folder). `~` is the home folder."""
+    """Open a model folder, or a GGUF file (also one that lies alone in a folder). `~` is the home folder.
+
+    A folder of `encoder.onnx` and `decoder.onnx` without config.json is read as an exported T5.
+    """
     path = user_path(path)
     if not path.exists():
         raise NotFoundError(f"there is no file or folder {str(path)!r:.300}", "Give a model folder or a GGUF file")
     if path.is_dir() and not (path / "config.json").exists():
+        if all((path / name).exists() for name in FILES):
+            exported = OnnxT5(path)
+            return Checkpoint(path=path, config=exported.config, tensors=exported, metadata={})
         alone = sorted(path.glob("*.gguf"))
         if len(alone) != 1:
             many = f" and {len(alone)} GGUF files" if alone else ""
             raise CheckpointError(f"{path} has no config.json{many}", "Give a model folder, or one GGUF file by name")
         path = alone[0]
     if path.is_file():
+        if path.suffix.lower() == ".bin" and (decoder := recurrent_decoder(path)):
+            remedy = "vitral.weights.marian_encoder loads its encoder alone"
+            raise CheckpointError(f"{path.name} is a Marian model: its decoder is recurrent ({decoder})", remedy)
         if path.suffix.lower() != ".gguf":
             raise CheckpointError(f"{path.name} is not a GGUF file", "Give a GGUF file, or the folder of a model")
         view = HfView(GGUFFile(path))
         return Checkpoint(path=path, config=view.config, tensors=view, metadata=view.metadata)
-    config = read_json(path / "config.json")
-    return Checkpoint(path=path, config=config, tensors=SafetensorsFolder(path), metadata={})
+    config, tensors = dequantised(read_json(path / "config.json"), SafetensorsFolder(path))
+    return Checkpoint(path=path, config=config, tensors=tensors, metadata={})
 
 
 def read_json(path: Path, default: Any = None, *, kind: type = dict) -> Any:
@@ -114,7 +126,7 @@ def load_model(
         model: Model = spec.build(device="meta", dtype=dtype)
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.path.name}: the config describes no possible model: {error}") from error
-    fill(model, checkpoint.tensors, family.NAMES, folder=checkpoint.path.name, device=device, dtype=dtype)
+    fill(model, checkpoint.tensors, names_of(family, config), folder=checkpoint.path.name, device=device, dtype=dtype)
     return model.eval(), spec, config, family
 
 
@@ -158,6 +170,8 @@ def put(
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     old = getattr(module, leaf)
+    if not isinstance(old, nn.Parameter):
+        dtype = old.dtype  # state that its part keeps in a dtype of its own
     if index is not None and not old.is_meta:
         old.data[index].copy_(part)
         return

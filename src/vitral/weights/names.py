@@ -14,40 +14,48 @@ import torch
 from torch import Tensor, nn
 
 from vitral.errors import CheckpointError
-from vitral.families.common.rules import Names, Rule, Split, Stacked, Transposed
+from vitral.families.common.rules import Leading, Names, Rule, Split, Stacked, Transposed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One tensor of a file and the parameters it holds: several where the file fused them, one after the other.
 
-    `index` is its place along the first axis of the one parameter that stacks many tensors of the file.
+    `index` is its place along the first axis of the one parameter that stacks many tensors of the file; `ones` is how
+    many axes of length one the file puts before those of the parameter.
     """
 
     file: str
     parameters: tuple[str, ...]
     transposed: bool = False
     index: int | None = None
+    ones: int = 0
 
     def unpack(self, tensor: Tensor) -> list[Tensor]:
         """File → parameters."""
+        if self.ones:
+            return [tensor.reshape(tensor.shape[self.ones :])]
         if self.transposed:
-            tensor = tensor.t().contiguous()
+            tensor = tensor.mT.contiguous()
         return [tensor] if len(self.parameters) == 1 else list(tensor.chunk(len(self.parameters)))
 
     def pack(self, tensors: Sequence[Tensor]) -> Tensor:
         """Parameters → file; undoes `unpack`."""
         if self.index is not None:
             return tensors[0][self.index]
+        if self.ones:
+            return tensors[0].reshape((1,) * self.ones + tensors[0].shape)
         tensor = tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-        return tensor.t().contiguous() if self.transposed else tensor
+        return tensor.mT.contiguous() if self.transposed else tensor
 
     def shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """The shape the file's tensor must have for parameters of these shapes."""
         if self.index is not None:
             return shapes[0][1:]
-        shape = (sum(s[0] for s in shapes), *shapes[0][1:])
-        return shape[::-1] if self.transposed else shape
+        if self.ones:
+            return (1,) * self.ones + shapes[0]
+        shape = shapes[0] if len(shapes) == 1 else (sum(s[0] for s in shapes), *shapes[0][1:])
+        return (*shape[:-2], *shape[:-3:-1]) if self.transposed else shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +190,7 @@ def _entry(rules: Mapping[str, Rule], file: str, short: str) -> Entry | None:
         if found:
             targets, transposed = _targets(rule)
             parameters = tuple(_fill(target, found.groups()) for target in targets)
-            return Entry(file=file, parameters=parameters, transposed=transposed)
+            return Entry(file=file, parameters=parameters, transposed=transposed, ones=_ones(rule))
     return None
 
 
@@ -198,7 +206,7 @@ def _inverse(names: Names, parameter: str, index: int = 0) -> Entry | None:
                 file = short if bare else names.prefix + short
                 parameters = tuple(_fill(each, found.groups()) for each in targets)
                 place = index if stacked else None
-                return Entry(file=file, parameters=parameters, transposed=transposed, index=place)
+                return Entry(file=file, parameters=parameters, transposed=transposed, index=place, ones=_ones(rule))
     return None
 
 
@@ -208,7 +216,13 @@ def _targets(rule: Rule) -> tuple[tuple[str, ...], bool]:
         rule = rule.to
     if isinstance(rule, Stacked):
         return (rule.into,), False
+    if isinstance(rule, Leading):
+        return (rule.to,), False
     return (rule.into if isinstance(rule, Split) else (rule,)), transposed
+
+
+def _ones(rule: Rule) -> int:
+    return rule.ones if isinstance(rule, Leading) else 0
 
 
 def _lookup(table: Mapping[str, str], short: str) -> str | None:

@@ -18,14 +18,16 @@ from tests.families.parity import TOLERANCE, Check, Reference, whole_pass
 from vitral.errors import CheckpointError
 
 Patch = pytest.MonkeyPatch
+FOUND = 10 * TOLERANCE
+"""A deviation beyond this finds a mutant."""
 
 
 @dataclass(frozen=True)
 class Mutant:
     """A bug (`sow` puts it into our code before loading, `graft` into the loaded model) and where it must show.
 
-    `pitfall` numbers the kind of mistake: 1, 2 rotary · 3-6 its scalings · 7, 8 windows · 9-12 scales, caps and norms ·
-    13 activations · 14 eps · 15, 16 routing · 17 ties · 18 special tokens · 19 padding · 20 caches · 21 slices ·
+    `pitfall` numbers the kind of mistake: 1, 2 positions · 3-6 scalings of rotary · 7, 8 windows · 9-12 scales, caps and
+    norms · 13 activations · 14 eps · 15, 16 routing · 17 ties · 18 special tokens · 19 padding · 20 caches · 21 slices ·
     22 names, biases and order · 23 overflow · 24 head sizes · 25 packing.
     """
 
@@ -53,7 +55,7 @@ class Mutant:
                 return float("inf")
 
     def caught(self, ref: Reference) -> bool:
-        return self.deviation(ref) > 10 * TOLERANCE
+        return self.deviation(ref) > FOUND
 
 
 def gather() -> tuple[Mutant, ...]:

@@ -258,8 +258,8 @@ def stored_padding(patch: Patch) -> None:
     """Padding written where the token before it lies, not into the spare slot."""
     view = Cache._view
 
-    def careless(self: Cache, kind: Any, positions: Tensor, valid: Tensor) -> Any:
-        return replace(view(self, kind, positions, valid), slots=positions % self.capacity(kind))
+    def careless(self: Cache, kind: Any, positions: Tensor, *rest: Any) -> Any:
+        return replace(view(self, kind, positions, *rest), slots=positions % self.capacity(kind))
 
     patch.setattr(Cache, "_view", careless)
 

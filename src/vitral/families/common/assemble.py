@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from vitral.errors import CheckpointError
-from vitral.families.common.config import Config, is_body
+from vitral.families.common.config import Config, architecture, is_body
 from vitral.nn import (
     Block,
     Embed,
@@ -16,6 +16,7 @@ from vitral.nn import (
     Learned,
     Model,
     Pooler,
+    Shift,
     Spec,
     Stack,
     Sublayer,
@@ -27,7 +28,19 @@ from vitral.nn import (
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Who published the family, when and where, and under what licence its weights are."""
+    """Who published the family, when and where, what it brought, and under what licence its weights are.
+
+    Args:
+        source: where its numbers are printed.
+        idea: what it brought, in one line.
+        licence: of the published weights; "closed" where they were never released, "unknown" where we cannot say.
+        licences: preset → its licence, for those that differ.
+        traps: mistakes that were made with this family, and that the tests here look for.
+        facts: what its authors published beyond the numbers of the presets.
+        unpublished: what they did not publish.
+        stand_in: the open family here with the same capability, where the weights are closed.
+        recipe: how it was trained, as far as that was published.
+    """
 
     title: str
     year: int
@@ -36,6 +49,16 @@ class Card:
     source: str
     idea: str
     licence: str
+    licences: Mapping[str, str] = field(default_factory=dict)
+    traps: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    unpublished: tuple[str, ...] = ()
+    stand_in: str = ""
+    recipe: str = ""
+
+    def licence_of(self, preset: str) -> str:
+        """The licence of one preset's published weights."""
+        return self.licences.get(preset, self.licence)
 
 
 def share(whole: str, n: int, parts: str, m: int, remedy: str = "") -> int:
@@ -57,44 +80,107 @@ def sizes(c: Config, d: int) -> dict[str, int]:
     return {"d_model": d, "n_heads": n_heads, "n_kv_heads": n_kv_heads, "head_dim": head_dim}
 
 
-def pre_norm(norm: Spec, attention: Spec, ffn: Spec) -> Spec:
-    """A block that normalises what goes into each sublayer."""
-    return Spec(
-        Block,
-        attn=Spec(Sublayer, mixer=attention, pre=norm.replace()),
-        ffn=Spec(Sublayer, mixer=ffn, pre=norm.replace()),
-    )
+def pre_norm(norm: Spec, attention: Spec, ffn: Spec, *, cross: Spec | None = None) -> Spec:
+    """A block that normalises what goes into each sublayer; with `cross` one of a decoder that reads an encoder."""
+    mixers = {"attn": attention, "cross": cross, "ffn": ffn}
+    sublayers = {name: Spec(Sublayer, mixer=each, pre=norm.replace()) for name, each in mixers.items() if each}
+    return Spec(Block, **sublayers)
 
 
-def post_norm(norm: Spec, attention: Spec, ffn: Spec) -> Spec:
-    """A block that normalises after each residual addition."""
-    return Spec(
-        Block,
-        attn=Spec(Sublayer, mixer=attention, after=norm.replace()),
-        ffn=Spec(Sublayer, mixer=ffn, after=norm.replace()),
-    )
+def post_norm(norm: Spec, attention: Spec, ffn: Spec, *, cross: Spec | None = None) -> Spec:
+    """A block that normalises after each residual addition; with `cross` one of a decoder that reads an encoder."""
+    mixers = {"attn": attention, "cross": cross, "ffn": ffn}
+    sublayers = {name: Spec(Sublayer, mixer=each, after=norm.replace()) for name, each in mixers.items() if each}
+    return Spec(Block, **sublayers)
 
 
 def decoder(
-    c: Config, *, d: int, blocks: Sequence[Spec], norm: Spec, context: int, positions: Spec | None = None
+    c: Config,
+    *,
+    d: int,
+    blocks: Sequence[Spec],
+    norm: Spec | None,
+    context: int,
+    positions: Spec | None = None,
+    scale: float | None = None,
+    logit_scale: float | None = None,
+    softcap: float | None = None,
 ) -> Spec:
-    """Token table, stack and vocabulary head: tied to the table, of its own, or none for a body saved alone."""
+    """Token table, stack and vocabulary head: tied to the table, of its own, or none for a body saved alone.
+
+    Args:
+        scale: of the embedded tokens; `logit_scale` and `softcap` of the logits.
+    """
     vocab = c.size("vocab_size")
     table = Spec(Table, n=vocab, d=d)
+    on_logits = {"scale": logit_scale, "softcap": softcap}
     if c.flag("tie_word_embeddings"):
-        head: Spec | None = Spec(Head, proj=Spec(Tied, table=table))
+        head: Spec | None = Spec(Head, proj=Spec(Tied, table=table), **on_logits)
     elif is_body(c.data):
         head = None
     else:
-        head = Spec(Head, proj=Spec(nn.Linear, in_features=d, out_features=vocab, bias=False))
+        head = Spec(Head, proj=Spec(nn.Linear, in_features=d, out_features=vocab, bias=False), **on_logits)
     c.finish()
     return Spec(
         Model,
-        embed=Spec(Embed, tokens=table, positions=positions),
+        embed=Spec(Embed, tokens=table, positions=positions, scale=scale),
         stack=Spec(Stack, blocks=list(blocks), norm=norm),
         head=head,
         context=context,
     )
+
+
+def encoder_decoder(
+    c: Config,
+    *,
+    d: int,
+    sides: tuple[Sequence[Spec], Sequence[Spec]],
+    context: int,
+    embed: Callable[[Spec], Spec] = lambda table: Spec(Embed, tokens=table),
+    norm: Spec | None = None,
+    tied: bool = True,
+    scale: float | None = None,
+    shifted: bool = False,
+    beside: int = 0,
+    target: int | None = None,
+) -> Spec:
+    """An encoder, a decoder that reads it, and one token table for both and for a tied vocabulary head.
+
+    Args:
+        d: width of the blocks.
+        sides: the encoder's blocks, the decoder's blocks.
+        embed: makes the embedding of one side around the table; called once for each.
+        norm: after the last block of each side.
+        tied: whether the head reads the table; an untied body is saved without a head.
+        scale: of the logits. shifted: whether they are shifted by published constants (a body alone has none).
+        beside: how many of the d numbers do not come from the token table, but are put beside its vectors.
+        target: words of the decoder, where it does not share the encoder's table.
+    """
+    c.only("is_encoder_decoder", True)
+    vocab, body = c.size("vocab_size"), is_body(c.data)
+    tables = [Spec(Table, n=n, d=d - beside) for n in (vocab, target) if n is not None]
+    table, vocab = tables[-1], target or vocab
+    proj = Spec(Tied, table=table) if tied else Spec(nn.Linear, in_features=d, out_features=vocab, bias=False)
+    shift = Spec(Shift, n=vocab) if shifted and not body else None
+    c.finish()
+
+    def side(table: Spec, blocks: Sequence[Spec], **others: Spec | None) -> Spec:
+        stack = Spec(Stack, blocks=list(blocks), norm=norm and norm.replace())
+        return Spec(Model, embed=embed(table), stack=stack, context=context, **others)
+
+    reader, writer = sides
+    head = Spec(Head, proj=proj, shift=shift, scale=scale) if tied or not body else None
+    return side(table, writer, head=head, encoder=side(tables[0], reader))
+
+
+def only_classes(c: Config, *known: str) -> None:
+    """Refuse a file of another class than these: its heads would be lost."""
+    found = architecture(c.data)
+    if found and found not in known:
+        raise CheckpointError(
+            f"config.json: 'architectures' names {found!r:.60}, whose heads {c.family} here has not",
+            f"Supported: {', '.join(known)}",
+        )
 
 
 def encoder(

@@ -47,7 +47,9 @@ BYSTANDERS = frozenset(
     n_ctx gradient_checkpointing_use_reentrant transformers.js_config unsloth_version unsloth_fixed use_return_dict
     name_or_path model_name reorder_and_upcast_attn keys_to_ignore_at_inference model_max_length output_past
     max_sequence_length _num_labels _commit_hash _flash_attn_2_enabled _attn_implementation_autoset logits_to_keep
-    cache_implementation
+    cache_implementation decoder_layerdrop encoder_layerdrop init_std dropout dropout_rate activation_dropout
+    classif_dropout initializer_factor force_bos_token_to_be_generated predict_special_tokens xla_device
+    replacing_rate save_step student_encoder_layers student_decoder_layers
     """.split()  # noqa: SIM905
 )
 # Keys that full dumps carry and no family here reads: with any other value they would change the forward pass.
@@ -60,18 +62,22 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "per_layer_config": (None,),
     "pruned_heads": ({},),
     "sliding_window": (None,),
+    "n_special": (0,),
+    "do_blenderbot_90_layernorm": (False,),
     "_attn_implementation": ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"),
 }
+_QUANTISED = (
+    "says that the weights are quantised, and quantised safetensors checkpoints are not read",
+    "Give the dequantised weights, or a GGUF file",
+)
 # key → (cause, remedy), for keys whose name alone says too little.
 REFUSED = {
     "auto_map": (
         "wants code of its own folder, and code from a model folder is never run",
         "Remove the key if the weights are of the type that model_type says",
     ),
-    "quantization_config": (
-        "says that the weights are quantised, and quantised safetensors checkpoints are not read",
-        "Give the dequantised weights, or a GGUF file",
-    ),
+    "quantization": _QUANTISED,
+    "quantization_config": _QUANTISED,
 }
 
 
@@ -84,8 +90,9 @@ def architecture(config: Mapping[str, Any]) -> str:
 
 
 def is_body(config: Mapping[str, Any]) -> bool:
-    """Whether it describes a body saved without its head: LlamaModel, but not GPT2LMHeadModel."""
-    return architecture(config).endswith("Model") and not architecture(config).endswith("HeadModel")
+    """Whether it describes a body saved without its head: LlamaModel, but not GPT2LMHeadModel or MarianMTModel."""
+    named = architecture(config)
+    return named.endswith("Model") and not named.endswith(("HeadModel", "MTModel"))
 
 
 ACTIVATIONS = {
@@ -164,11 +171,26 @@ class Config:
                 f"Supported: {', '.join(repr(a) for a in allowed)}",
             )
 
-    def activation(self, key: str) -> Spec:
-        name = self.get(key)
-        if not isinstance(name, str) or name not in ACTIVATIONS:
-            raise CheckpointError(f"config.json: {key!r} is {name!r:.40}", did_you_mean(str(name), ACTIVATIONS))
-        return Spec(ACTIVATIONS[name])
+    def code(self, known: Mapping[str, str]) -> None:
+        """Let an `auto_map` stand that names published code which computes what is computed here. It is never run.
+
+        Any other is refused, also beside a model_type that we read: such folders exist whose code looks both ways, or
+        has other positions, under the type of a family that does neither.
+
+        Args:
+            known: what the published `auto_map` says; a copy may put the name of its repository before it.
+        """
+        said = self.get("auto_map", {})
+        if not isinstance(said, dict) or any(known.get(key) != str(of).rpartition("--")[2] for key, of in said.items()):
+            cause, remedy = REFUSED["auto_map"]
+            raise CheckpointError(f"config.json: 'auto_map' {cause}", remedy)
+
+    def activation(self, key: str, aliases: Mapping[str, str] | None = None) -> Spec:
+        """The activation that a key names; `aliases` are further names: alias → the usual one."""
+        name, known = self.get(key), {name: name for name in ACTIVATIONS} | dict(aliases or {})
+        if not isinstance(name, str) or name not in known:
+            raise CheckpointError(f"config.json: {key!r} is {name!r:.40}", did_you_mean(str(name), known))
+        return Spec(ACTIVATIONS[known[name]])
 
     def finish(self) -> None:
         """Raise for every key that was not read, is not a bystander and does not have its neutral value."""

@@ -24,7 +24,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Transposed:
-    """A matrix stored as in × out, turned to out × in before anything else."""
+    """A matrix (or a stack of them) stored as in × out, turned to out × in before anything else."""
 
     to: str | Split
 
@@ -38,7 +38,15 @@ class Stacked:
     into: str
 
 
-Rule = str | Split | Transposed | Stacked
+@dataclass(frozen=True)
+class Leading:
+    """A tensor of the file with `ones` axes of length one before those of the parameter."""
+
+    to: str
+    ones: int = 1
+
+
+Rule = str | Split | Transposed | Stacked | Leading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +69,7 @@ class Names:
     ignore: tuple[str, ...] = ()
     old: tuple[tuple[str, str], ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
+
+
+OWN = Names(rules={name: name for name in (".".join(["{}"] * parts) for parts in range(2, 13))})
+"""The map of families of which no file was published: their files use the names that the parameters have here."""
