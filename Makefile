@@ -10,6 +10,7 @@ MODEL  ?= smollm2-135m-instruct
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 ARGS   ?=
+JOBS   ?= auto
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
@@ -33,7 +34,7 @@ run: setup  ## answer one question, then serve the page (MODEL= HOST= PORT= to c
 
 test: $(DEV)  ## fetch what the tests read, then run them (ARGS="-k attention" to choose)
 	$(PY) tests/artefacts.py fetch
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: $(DEV)  ## format, lint, types, layers, smoke alarms, docs in step with the code
 	$(VENV)/bin/ruff format --check src tests scripts bench

@@ -318,3 +318,51 @@ def test_exported_gguf_opens_in_llamacpp(
         apart += np.abs(ours - judgement["logprobs"])[-len(answer["tokens"]) :].tolist()
     print(f"{kind}: median {np.median(apart):.4f}, p95 {np.quantile(apart, 0.95):.4f}")
     assert np.median(apart) <= 0.03 and np.quantile(apart, 0.95) <= 0.15
+
+
+@pytest.fixture(scope="module")
+def flan() -> Any:
+    return vitral.load(artefact("flan_t5"))
+
+
+def test_text_to_text(flan: Any) -> None:
+    text = "translate English to German: The house is wonderful."
+    for prompt in (text, [{"role": "user", "content": text}], [{"role": "user", "content": [_part(text)]}]):
+        answer = flan.generate(prompt, max_tokens=20, temperature=0.0)
+        assert answer.text == "Das Haus ist wunderbar." and answer.finish_reason == "stop"
+        assert answer.prompt_ids == tuple(flan.tokenizer.encode(text))
+    both = flan.generate([text, "translate English to French: I am hungry."], max_tokens=20, temperature=0.0)
+    assert both[0].text == "Das Haus ist wunderbar."
+    assert both[1].ids == flan.generate("translate English to French: I am hungry.", max_tokens=20, temperature=0.0).ids
+
+
+def test_text_to_text_numbers(flan: Any) -> None:
+    ids, written = flan.tokenizer.encode("A short text."), [0, 5, 9]
+    whole = flan.logits([ids], decoder_input_ids=[written])
+    assert whole.shape == (1, 3, 32128)
+    padded = flan.logits([[7, 7, *ids]], [[0, 0] + [1] * len(ids)], decoder_input_ids=[written])
+    # the encoder's positions are relative, so padding moves nothing
+    assert (whole - padded).abs().max() < 1e-3 * whole.abs().max()
+    assert flan.hidden([ids]).shape == (1, len(ids), 512)
+    with vitral.record(flan.model, "*") as seen:
+        flan.logits([ids], decoder_input_ids=[written])
+    assert seen["encoder"].shape == (1, len(ids), 512)
+
+
+def test_what_text_to_text_refuses(flan: Any) -> None:
+    two = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    picture = [{"role": "user", "content": [{"type": "image", "image": b"x"}]}]
+    for said, call in {
+        "no chat template": lambda: flan.generate(two),
+        "no use for images": lambda: flan.generate(picture),
+        "no use for tools": lambda: flan.generate(two[:1], tools=[{"type": "function"}]),
+        "is an encoder–decoder": lambda: flan.logits([1, 2]),
+        "has 2 rows and input_ids 1": lambda: flan.logits([1, 2], decoder_input_ids=[[0], [0]]),
+        "the encoder reads 512": lambda: flan.generate([5] * 513),
+    }.items():
+        with pytest.raises(VitralError, match=said):
+            call()
+
+
+def _part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import resource
 import shutil
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,9 @@ import vitral
 from tests.artefacts import artefact
 from tests.families.parity import fill
 from tests.families.vision import put_right
-from vitral.errors import VitralError
+from tests.image.test_read import bomb
+from vitral.cli import common, generate
+from vitral.errors import CheckpointError, VitralError
 from vitral.pictures import take
 from vitral.serve import build_app
 
@@ -165,8 +171,61 @@ def test_pictures_that_cannot_be(gemma: tuple[Any, Any, Any], tmp_path: Path) ->
         take(chat(*[{"type": "image", "image": picture(1)}] * 17))
     with pytest.raises(VitralError, match="keeps 0 places"):
         lm.logits([2, 3], pixel_values=[picture(1)])
-    with pytest.raises(VitralError, match="pixel_values has shape"):
-        lm.logits([2, 3], pixel_values=torch.zeros(3, 4))
+    with pytest.raises(VitralError, match="there are no images"):
+        lm.logits([2, 3], pixel_values=[])
+    whole = torch.zeros(1, 3, SIDE, SIDE)
+    for bad in (
+        torch.zeros(3, 4),
+        whole[:0],
+        whole[:, :1],
+        whole[..., :-14],
+        whole.to(torch.uint8),
+        whole / 0,
+        np.array(["a"]),
+    ):
+        with pytest.raises(VitralError, match=r"pixel_values has shape.* \[I, 3, 56, 56\]"):
+            lm.logits([2, 3], pixel_values=bad)
+
+
+def test_parts_that_are_neither_text_nor_picture_are_not_dropped() -> None:
+    url = "data:image/png;base64," + base64.b64encode(png(picture(1))).decode()
+    for part, kind in (({"type": "input_image", "image_url": url}, "input_image"), ("look", "str"), (None, "NoneType")):
+        with pytest.raises(VitralError, match=f"a part of type '{kind}'"):
+            take(chat({"type": "text", "text": "a"}, part))
+    assert take(chat({"type": "text", "text": "a"}, {"text": "b"}))[1] == []
+    assert take(chat({"type": "image", "image": url}))[1] == [url]
+
+
+def test_settings_that_do_not_fit_the_model(
+    gemma: tuple[Any, Any, Any], mllama: tuple[Any, Any, Any], tmp_path: Path
+) -> None:
+    for lm, change in ((gemma[2], "size"), (mllama[2], "size"), (mllama[2], "max_image_tiles")):
+        folder = lm.save(tmp_path / f"{lm.name}-{change}")
+        file = folder / "preprocessor_config.json"
+        wrong: Any = 2 if change == "max_image_tiles" else {"height": 42, "width": 42}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {change: wrong}))
+        with pytest.raises(CheckpointError, match=f"preprocessor_config.json: '{change}'"):
+            vitral.load(folder)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "mllama"])
+def test_saved_and_loaded_it_sees_the_same(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    lm = request.getfixturevalue(kind)[2]
+    again = vitral.load(lm.save(tmp_path / "again"))
+    question = chat({"type": "image", "image": picture(1, 200, 90)}, {"type": "text", "text": "What is it?"})
+    assert again.pictures.prepare == lm.pictures.prepare
+    want = lm.generate(question, max_tokens=6, temperature=0.0)
+    assert again.generate(question, max_tokens=6, temperature=0.0).ids == want.ids
+
+
+def test_several_prompts_with_pictures_together(gemma: tuple[Any, Any, Any]) -> None:
+    _, _, lm = gemma
+    see, look = ({"type": "image", "image": picture(seed)} for seed in (1, 2))
+    words = {"type": "text", "text": "What is it, and where on earth was it made?"}
+    prompts = [lm.encode_prompt(chat(*parts)) for parts in ([see, words], [words], [words, look, see], [look])]
+    options: dict[str, Any] = {"max_tokens": 6, "temperature": 0.0}
+    together = lm.generate(prompts, **options)
+    assert [answer.ids for answer in together] == [lm.generate(prompt, **options).ids for prompt in prompts]
 
 
 def test_a_picture_over_http(gemma: tuple[Any, Any, Any]) -> None:
@@ -187,6 +246,87 @@ def test_a_picture_over_http(gemma: tuple[Any, Any, Any]) -> None:
             refused = http.post("/v1/chat/completions", json=body)
             assert refused.status_code == 400
             assert said in refused.text
+
+
+def test_what_is_sent_as_a_picture_is_judged_before_it_costs_anything(gemma: tuple[Any, Any, Any]) -> None:
+    """A bomb is refused undecoded, an address is never asked, and a large body is cut off with a word."""
+    _, _, lm = gemma
+
+    def url(data: bytes, kind: str = "png") -> str:
+        return f"data:image/{kind};base64," + base64.b64encode(data).decode()
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        TestClient(build_app(lm), base_url="http://localhost") as http,
+    ):
+        listener.setblocking(False)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"
+        svg = f"<svg xmlns='http://www.w3.org/2000/svg'><image href='{address}'/></svg>".encode()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for bad, said in (
+            (url(bomb(30000, 30000)), "too many pixels"),
+            (address, "fetches nothing"),
+            (address.replace("http", "https", 1), "fetches nothing"),
+            ("file:///etc/passwd", "fetches nothing"),
+            (base64.b64encode(png(picture(1))).decode(), "must be a data:image"),
+            (url(svg, "svg+xml"), "not a picture"),
+            (url(b""), "empty"),
+        ):
+            part = {"type": "image_url", "image_url": {"url": bad, "detail": "low"}}
+            body = {"model": lm.name, "messages": chat(part), "max_tokens": 1}
+            answer = http.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 400
+            assert said in answer.json()["error"]["message"]
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+        with pytest.raises(BlockingIOError):  # nobody has knocked
+            listener.accept()
+        large = chat({"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (17 * 2**20)}})
+        body = {"model": lm.name, "messages": large}
+        answer = http.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 413
+        assert "larger than 16777216 bytes" in answer.json()["error"]["message"]
+
+
+def test_choices_and_streams_with_a_picture(gemma: tuple[Any, Any, Any]) -> None:
+    _, _, lm = gemma
+    url = "data:image/png;base64," + base64.b64encode(png(picture(1))).decode()
+    messages = chat({"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": url, "detail": "high"}})
+    ids = lm.encode_prompt(messages)
+    want = lm.generate(ids, max_tokens=4, temperature=0.0)
+    body = {"model": lm.name, "messages": messages, "max_tokens": 4, "temperature": 0, "logprobs": True, "n": 2}
+    body["return_prompt"] = True
+    with TestClient(build_app(lm), base_url="http://localhost") as http:
+        answer = http.post("/v1/chat/completions", json=body).json()
+        assert [choice["message"]["content"] for choice in answer["choices"]] == [want.text] * 2
+        for choice in answer["choices"]:
+            assert [token["id"] for token in choice["logprobs"]["content"]] == list(want.ids)
+        assert answer["prompt_text"].count("<image_soft_token>") == PLACES
+        assert answer["usage"] == {"prompt_tokens": len(ids), "completion_tokens": 8, "total_tokens": len(ids) + 8}
+        stream = http.post("/v1/chat/completions", json={**body, "n": 1, "stream": True}).text
+    events = [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
+    assert "".join(event["choices"][0]["delta"].get("content") or "" for event in events) == want.text
+
+
+def test_pictures_on_the_command_line(
+    gemma: tuple[Any, Any, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, lm = gemma
+    file = tmp_path / "a.png"
+    file.write_bytes(png(picture(1)))
+    monkeypatch.setattr(common, "load", lambda *_, **__: lm)
+    want = lm.generate(chat({"type": "image", "path": file}, {"type": "text", "text": "hi"}), max_tokens=4).text
+    generate.verb("gemma", "hi", max_tokens=4, image=[str(file)])
+    assert capsys.readouterr().out == want + "\n"
+    monkeypatch.setattr(common, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    for bad, said in (("https://example.org/a.png", "nothing is fetched"), (str(tmp_path / "b.png"), "no file")):
+        with pytest.raises(VitralError, match=said):
+            generate.verb("gemma", "hi", image=[bad])
+    with pytest.raises(VitralError, match="Leave out --raw"):
+        generate.verb("gemma", "hi", image=[str(file)], raw=True)
+    blind = SimpleNamespace(name="blind", pictures=None, chat=None)
+    monkeypatch.setattr(common, "load", lambda *_, **__: blind)
+    with pytest.raises(VitralError, match="blind sees no pictures"):
+        generate.verb("blind", "hi", image=[str(file)])
 
 
 MLLAMA_CHAT = (
@@ -263,6 +403,11 @@ def test_classes_of_a_picture(tmp_path: Path) -> None:
     assert [label for label, _ in found] == [f"label {i}" for i in want.topk(3).indices.tolist()]
     assert [p for _, p in found] == pytest.approx(want.topk(3).values.tolist(), abs=1e-5)
     assert lm.kind == "image"
+    for top in (0, -1, 1.5, None):
+        with pytest.raises(VitralError, match="top is"):
+            lm.classify(image, top=top)  # type: ignore[arg-type]
+    with pytest.raises(VitralError, match="nothing to serve"):
+        build_app(lm)
     with pytest.raises(VitralError, match="no use for input_ids"):
         lm.logits([1, 2])
     with pytest.raises(VitralError, match="does not generate"):
@@ -284,5 +429,40 @@ def test_pictures_among_texts(tmp_path: Path) -> None:
     assert (lm.logits(ids, pixel_values=images) - want.logits_per_text).abs().max() < 1e-4
     assert np.abs(lm.embed_images(images) - want.image_embeds.numpy()).max() < 1e-5
     assert lm.kind == "two towers"
+    with pytest.raises(VitralError, match=r"match\(\) with texts"):
+        lm.classify(images[0])
+    with pytest.raises(VitralError, match="there are no images"):
+        lm.embed_images([])
+    with pytest.raises(VitralError, match="there are no texts"):
+        lm.match(images, [])
+    with pytest.raises(VitralError, match=r"finite numbers \[I, 3, H, W\]"):
+        lm.embed_images(torch.zeros(1, 4, 32, 32))  # type: ignore[arg-type]
+    with pytest.raises(VitralError, match="nothing to serve"):
+        build_app(lm)
     with pytest.raises(VitralError, match="two towers"):
         lm.hidden([1, 2])
+
+
+def test_rows_with_different_pictures_are_as_if_alone(mllama: tuple[Any, Any, Any]) -> None:
+    _, _, lm = mllama
+    words, image = {"type": "text", "text": "What is it?"}, {"type": "image", "image": picture(1)}
+    prompts = [lm.encode_prompt(chat(*parts)) for parts in ([image, words], [words], [image, image, words])]
+    together = lm.generate(prompts, max_tokens=6, temperature=0.0)
+    assert [one.ids for one in together] == [lm.generate(p, max_tokens=6, temperature=0.0).ids for p in prompts]
+
+
+@pytest.mark.parametrize("name", ["gemma", "mllama"])
+def test_places_without_their_pictures_are_refused(name: str, request: pytest.FixtureRequest) -> None:
+    lm = request.getfixturevalue(name)[2]
+    prompt = lm.encode_prompt(chat({"type": "image", "image": picture(1)}))
+    with pytest.raises(VitralError, match="and 0 images"):
+        lm.generate(list(prompt), max_tokens=2)
+
+
+def test_everything_that_runs_can_be_watched(gemma: tuple[Any, Any, Any]) -> None:
+    _, _, lm = gemma
+    prompt = lm.encode_prompt(chat({"type": "image", "image": picture(1)}))
+    with vitral.record(lm.model, "*") as seen:
+        lm.logits(list(prompt), pixel_values=[picture(1)])
+    assert seen["vision.tower"].shape == (1, 16, 16)
+    assert seen["vision"].shape == (1, PLACES, 16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,25 @@ def as_ids(prompt: Any) -> list[int] | None:
         return None
     whole = all(isinstance(id, (int, np.integer)) and not isinstance(id, bool) for id in prompt)
     return [int(id) for id in prompt] if whole else None
+
+
+def fit_texts(
+    encode: Callable[[str], list[int]], texts: Sequence[str], most: int, *, truncate: bool
+) -> list[list[int]]:
+    """The ids of texts, at most `most` each. Longer ones are refused, or lose their end but for the closing token."""
+    ids = [encode(text) for text in texts]
+    longest = max((len(each) for each in ids), default=0)
+    if longest <= most:
+        return ids
+    if not truncate:
+        raise PromptTooLongError(
+            f"text {[len(each) for each in ids].index(longest)} is {longest} tokens long and the model embeds {most}",
+            "Split it, or pass truncate=True to lose its end",
+            param="texts",
+        )
+    special = encode("")
+    tail = special[-1:] if special and encode("a")[-1] == special[-1] else []
+    return [each if len(each) <= most else each[: most - len(tail)] + tail for each in ids]
 
 
 def usable(device: str) -> str:

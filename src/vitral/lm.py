@@ -16,20 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitral.errors import PromptTooLongError, VitralError, did_you_mean
+from vitral.errors import VitralError, did_you_mean
 from vitral.families import names_of
 from vitral.generate.embed import Pooling, embed
 from vitral.generate.loop import NoText, run
 from vitral.generate.request import Generation, Sampling, Token, check_text_length
 from vitral.generate.start import Start, padded, start
-from vitral.inputs import Ids, as_ids, usable
+from vitral.inputs import Ids, as_ids, fit_texts, usable
 from vitral.nn import Dual, Model, Spec
 from vitral.passes import Given, two_towers, whole_pass
 from vitral.pictures import Pictures, Prompt, take
 from vitral.seeing import Seeing, kind
 from vitral.source import Source
-from vitral.text.chat import ChatTemplate, encode_chat
+from vitral.text.chat import ChatTemplate, encode_chat, joined
 from vitral.text.tokenizer import Tokenizer
+from vitral.weights.gguf_config import check_exportable
 from vitral.weights.load import DTYPES, load_model
 from vitral.weights.save import save_folder, save_gguf
 
@@ -217,7 +218,10 @@ class LanguageModel(Seeing):
             raise VitralError("there are no messages", "Give at least one", param="messages")
         messages, images = take(cast(Messages, prompt))
         if self.chat is None and self.kind == "encoder-decoder" and len(messages) == 1:
-            return self.encode_prompt(str(messages[0].get("content") or ""))  # text to text: the message is the text
+            for name, given in (("tools", tools), ("template", template), ("images", images)):
+                if given:
+                    raise VitralError(f"{self.name} has no use for {name}: it has no template", param=name)
+            return self.encode_prompt(joined(messages[0])["content"] or "")  # text to text: the message is the text
         if self.chat is None:
             raise VitralError(
                 f"{self.name} has no chat template", "Give a plain prompt, or a model tuned for chat", param="messages"
@@ -266,6 +270,10 @@ class LanguageModel(Seeing):
         """A finished answer; for a list of texts (or of ids), one each, worked out together. Options as in `stream`."""
         batch = isinstance(prompt, (list, tuple)) and len(prompt) > 0 and not isinstance(prompt[0], Mapping)
         batch = batch and as_ids(prompt) is None
+        if batch and self.pictures is not None and self.pictures.tiled:
+            # Rows that look at different numbers of pictures would see each other's empty places.
+            options: dict[str, Any] = {"tools": tools, "template": template, "sampling": sampling}
+            return [self.generate(one, **options, **fields) for one in cast(list[Any], prompt)]
         each: Any = prompt if batch else [prompt]
         prompts = [self.encode_prompt(one, tools, template) for one in each]
         answers: list[list[Token]] = [[] for _ in prompts]
@@ -287,7 +295,8 @@ class LanguageModel(Seeing):
         self, prompts: list[list[int]], sampling: Sampling, stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[int, Token]]:
         if "decoder" not in self.kind:
-            raise VitralError(f"{self.name} is an encoder and does not generate", "Use embed() or logits()")
+            what = {"image": "a model of images", "two towers": "a model of two towers"}.get(self.kind, "an encoder")
+            raise VitralError(f"{self.name} is {what} and does not generate", "Use embed(), classify() or match()")
         assert isinstance(self.model, Model)
         vocab = (self.model.encoder or self.model).embed.tokens.weight.shape[0]
         if any(not 0 <= id < vocab for ids in prompts for id in ids):
@@ -310,6 +319,8 @@ class LanguageModel(Seeing):
 
     def _start(self, prompts: list[list[int]]) -> Start:
         model, rows = self._stack(), [getattr(prompt, "pictures", ()) for prompt in prompts]
+        for prompt, row in zip(prompts, rows, strict=True) if self.pictures else ():
+            self._sees().check(prompt, len(row))
         if not any(rows):
             return start(model, prompts, self.source.first(self.config))
         pictures, device = self._sees(), next(model.parameters()).device
@@ -341,18 +352,10 @@ class LanguageModel(Seeing):
         """
         if isinstance(texts, str):
             texts = [texts]
+        if not texts and isinstance(self.model, Dual):
+            raise VitralError("there are no texts", "Give at least one", param="texts")
         most = min(self.pooling.max_tokens or self.context, self.context)
-        ids = [self.tokenizer.encode(text) for text in texts]
-        for number, each in enumerate(ids):
-            if len(each) > most and not truncate:
-                raise PromptTooLongError(
-                    f"text {number} is {len(each)} tokens long and the model embeds {most}",
-                    "Split it, or pass truncate=True to lose its end",
-                    param="texts",
-                )
-        special = self.tokenizer.encode("")
-        tail = special[1:] if len(special) > 1 else []
-        ids = [each if len(each) <= most else each[: most - len(tail)] + tail for each in ids]
+        ids = fit_texts(self.tokenizer.encode, texts, most, truncate=truncate)
         if isinstance(self.model, Dual):  # its texts all have the length it was trained with
             pad = self.tokenizer.pad_id or 0
             table = torch.tensor([[*each, *[pad] * (most - len(each))] for each in ids])
@@ -378,6 +381,7 @@ class LanguageModel(Seeing):
 
     def save_gguf(self, path: str | Path, *, kind: str = "F32") -> Path:
         """Write a GGUF file that llama.cpp opens; kind is F32, F16 or Q8_0."""
+        check_exportable(self.config)
         embeds = self.source.embeds or not self.model.generates
         return save_gguf(
             path,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,17 @@ def take(messages: Messages) -> tuple[list[Mapping[str, Any]], list[Any]]:
 
     A picture is a part {"type": "image", "image" | "path" | "base64": …}, or, as OpenAI's clients send it,
     {"type": "image_url", "image_url": {"url": "data:image/…;base64,…"}}. Addresses are refused: nothing is fetched.
+    So are parts that are neither pictures nor text: templates would leave them out and say nothing.
     """
     found: list[Any] = []
 
     def bare(part: Any) -> Any:
-        if not isinstance(part, Mapping) or part.get("type") not in ("image", "image_url"):
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        if kind not in ("image", "image_url"):
+            if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+                raise VitralError(
+                    f"content holds a part of type {kind!r:.40}", "Give text, image or image_url", param="messages"
+                )
             return part
         found.append(_picture(part, f"image {len(found) + 1}"))
         if len(found) > MOST:
@@ -97,6 +104,10 @@ class Pictures:
         """Places that a picture takes in the text."""
         self.token = vision.token if isinstance(vision, Sight) else int(config.get("image_token_index", TILES))
         """The id that keeps a place."""
+        self.patches = next((part for part in model.modules() if isinstance(part, Patches)), None)
+        self.side = vision.projector.side if isinstance(vision, Sight) else None
+        """Patches along the sides of a picture, where they cannot be more or fewer."""
+        self._agree(vision)
         self.writes: dict[str, str] = {}
         """What the template writes for a picture → what the model reads there."""
         if tokenizer is not None and isinstance(vision, Sight):
@@ -110,6 +121,26 @@ class Pictures:
         sees = isinstance(model, Dual) or isinstance(model.embed, Patches) or model.vision is not None
         return cls(model, config, settings, tokenizer) if sees else None
 
+    def _agree(self, vision: Any) -> None:
+        """Refuse settings that make pictures of a size that the model cannot take."""
+        prepare = self.prepare.prepare if self.tiled else self.prepare
+        size, side = prepare.crop or prepare.size, self.side
+        if self.tiled:
+            (tiles, n, _), patch = vision.positions.places, vision.proj_in.kernel_size[0]
+            side = math.isqrt(n - 1)
+            if self.prepare.most != tiles:
+                raise CheckpointError(
+                    f"preprocessor_config.json: 'max_image_tiles' is {self.prepare.most} and the model has {tiles}",
+                    "Take the published files",
+                )
+        elif self.patches is not None:
+            patch = self.patches.size
+        if side is not None and size != (side * patch, side * patch):
+            raise CheckpointError(
+                f"preprocessor_config.json: 'size' is {size!r:.40} and the model sees {side * patch} × {side * patch}",
+                "Take the published files",
+            )
+
     def _runs(self, config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
         """A picture is read as a run of soft tokens between its two marks, on lines of their own."""
         ids = [config.get(f"{end}_token_index") or config.get(f"{end}_token_id") or id for end, id in MARKS.items()]
@@ -118,21 +149,47 @@ class Pictures:
         begin, token, end = (tokenizer.token_text(id) for id in (ids[0], self.token, ids[1]))
         return {begin: f"\n\n{begin}{token * self.each}{end}\n\n"}
 
-    def read(self, images: Sequence[Any]) -> list[Any]:
+    def read(self, images: Any) -> list[Any]:
         """Pictures, by path, bytes or opened, as the model was trained to see them."""
-        if isinstance(images, (str, bytes, Path)) or not isinstance(images, Sequence):
+        if isinstance(images, (str, bytes, bytearray, Path)) or not isinstance(images, Sequence):
             images = [images]
         return [self.prepare(read_image(image, f"image {i}")) for i, image in enumerate(images, 1)]
 
     def pixels(self, images: Any, device: torch.device) -> Tensor:
         """[I, C, H, W] of pictures, or of what is such a table already."""
-        if not isinstance(images, (Tensor, np.ndarray)):
-            images = np.stack(self.read(images))
-        pixels = torch.as_tensor(images, device=device)
-        if pixels.ndim != 4 or not pixels.is_floating_point() or not bool(pixels.isfinite().all()):
+        if isinstance(images, (Tensor, np.ndarray)):
+            return self._fitting(images, device)
+        return self.stacked([self.read(images)], device)
+
+    def stacked(self, rows: Sequence[Sequence[Any]], device: torch.device) -> Tensor:
+        """The prepared pictures of all rows, one after the other: [I, C, H, W]."""
+        each = [picture for row in rows for picture in row]
+        if not each:
+            raise VitralError("there are no images", "Give at least one", param="images")
+        if len({picture.shape for picture in each}) > 1:
+            raise VitralError(
+                "the images are of several shapes, and this model's preprocessor_config.json keeps them so",
+                "Give them one by one",
+                param="images",
+            )
+        return self._fitting(np.stack(each), device)
+
+    def _fitting(self, table: Any, device: torch.device) -> Tensor:
+        """The table as a tensor that the model can take."""
+        assert self.patches is not None
+        channels, size = self.patches.proj.in_channels, self.patches.size
+        try:
+            pixels = torch.as_tensor(table, device=device)
+        except TypeError:  # an array of objects or of texts
+            pixels = torch.empty(0, device=device)
+        good = pixels.ndim == 4 and pixels.is_floating_point() and len(pixels) > 0 and pixels.shape[1] == channels
+        grid = tuple(side // size for side in pixels.shape[2:])
+        good = good and (min(grid) > 0 if self.side is None else grid == (self.side, self.side))
+        if not good or not bool(pixels.isfinite().all()):
+            high, wide = ("H", "W") if self.side is None else (self.side * size, self.side * size)
             raise VitralError(
                 f"pixel_values has shape {list(pixels.shape)} of {pixels.dtype}",
-                "Give pictures, or finite numbers [I, C, H, W]",
+                f"Give pictures, or finite numbers [I, {channels}, {high}, {wide}]",
                 param="pixel_values",
             )
         return pixels
@@ -143,7 +200,7 @@ class Pictures:
         if places != count * self.each:
             raise VitralError(
                 f"the text keeps {places} places and {count} images take {count * self.each}",
-                "Give one image for each that the messages name",
+                "Give one image for each that the text names; some templates leave out those of system messages",
                 param="images",
             )
 
@@ -154,11 +211,6 @@ class Pictures:
         if self.tiled:
             return {"memory": self.memory(model, ids, rows)}
         return {"soft": model.show(ids, self.stacked(rows, ids.device))}
-
-    @staticmethod
-    def stacked(rows: Sequence[Sequence[Any]], device: torch.device) -> Tensor:
-        """The pictures of all rows, one after the other: [I, C, H, W]."""
-        return torch.from_numpy(np.stack([picture for row in rows for picture in row])).to(device)
 
     def memory(self, model: Model, ids: Tensor, rows: Sequence[Sequence[Tiled]]) -> Any:
         """The memory of tiled pictures; ids [B, P] from position 0 on say which token looks at which picture."""

@@ -28,6 +28,7 @@ class Seeing:
     """The part of `LanguageModel` that takes pictures."""
 
     name: str
+    kind: str
     model: Any
     config: dict[str, Any]
     pictures: Pictures | None
@@ -45,6 +46,11 @@ class Seeing:
 
     def classify(self, image: Any, top: int = 5) -> list[tuple[str, float]]:
         """The likeliest classes of a picture (path, bytes or opened), with their probabilities."""
+        if not isinstance(self.model, Model) or self.model.classifier is None or self.kind != "image":
+            remedy = "Use match() with texts" if isinstance(self.model, Dual) else "Use a model of images with classes"
+            raise VitralError(f"{self.name} has no classes for a picture", remedy, param="images")
+        if not isinstance(top, int) or top < 1:
+            raise VitralError(f"top is {top!r:.40}", "Give a whole number from 1", param="top")
         logits = self.logits(pixel_values=[image])
         labels = self.config.get("id2label") or {}
         best = logits[0].softmax(-1).topk(min(top, logits.shape[-1]))
@@ -64,6 +70,8 @@ class Seeing:
         """How well each picture goes with each text, float32 [images, texts]: which of the texts it is (softmax), or,
         for a model trained with sigmoids, whether it is that text.
         """
+        if not len(texts):
+            raise VitralError("there are no texts", "Give at least one", param="texts")
         pictures, words = self.embed_images(images), self.embed(texts)
         assert isinstance(self.model, Dual)
         with torch.no_grad():

@@ -251,9 +251,13 @@ def left_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def whole_pass(ref: Reference, ours: Model) -> float:
     """One forward over whole texts, with segments where there are any; and the distributions by KL."""
-    mine = answer(ours, ref.ids, segments=ref.segments)
+    return with_distributions(ref, answer(ours, ref.ids, segments=ref.segments))
+
+
+def with_distributions(ref: Reference, mine: Outputs) -> float:
+    """The largest deviation; at least twice the tolerance where a distribution is more than 1e-9 nats away."""
     found = worst(ref.full, mine)
-    return found if _divergence(ref, mine) <= 1e-9 else max(found, 2 * TOLERANCE)  # nats
+    return found if _divergence(ref, mine) <= 1e-9 else max(found, 2 * TOLERANCE)
 
 
 def _divergence(ref: Reference, mine: Outputs) -> float:

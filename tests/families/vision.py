@@ -234,7 +234,7 @@ def shown_nothing(ref: Any, ours: Any) -> float:
 class TileReference(ImageReference):
     """A decoder of transformers whose layers look at tiles. The first text shows two pictures, the second one.
 
-    transformers 5.23 keeps what *leaves* the tower's blocks of `intermediate_layers_indices`; the code published with
+    transformers 5.24 keeps what *leaves* the tower's blocks of `intermediate_layers_indices`; the code published with
     the weights (and the first releases of transformers that had the model) keeps what *enters* them. Here the
     reference is put right.
     """

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from vitral.errors import CheckpointError
-from vitral.families import spec as spec_of
 from vitral.families.transformer import spec
 from vitral.nn import Cross, Model, Spec, full_step, initialise
 from vitral.nn.step import Memory
@@ -91,46 +89,3 @@ def test_a_cache_of_a_memory_answers_without_the_states(model: Model) -> None:
         assert cache.memory is not None and cache.memory.states is None
         rest = model(ids[:, 2:], cache.extend(2))
     assert torch.allclose(whole, torch.cat((first, rest), 1), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"position_width": 12, "tie_word_embeddings": False}, "position_width"),
-        ({"position_width": 4}, "position_width"),
-        ({"is_encoder_decoder": False}, "is_encoder_decoder"),
-        ({"normalize_before": True}, "normalize_before"),
-        ({"sinusoid": "thirds"}, "sinusoid"),
-        ({"decoder_attention_heads": 5}, "decoder_attention_heads"),
-        ({"num_hidden_layers": 9}, "num_hidden_layers"),
-        ({"rope_theta": 1.0}, "rope_theta"),
-    ],
-)
-def test_what_is_not_computed_is_refused(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(CheckpointError, match=said):
-        spec({**SMALL, **change})
-
-
-@pytest.mark.parametrize(
-    ("path", "change", "said"),
-    [
-        ("bart/base", {"architectures": ["BartForSequenceClassification"]}, "BartForSequenceClassification"),
-        ("bart/base", {"tie_word_embeddings": False}, "tie_word_embeddings"),
-        ("bart/base", {"normalize_embedding": False}, "normalize_embedding"),
-        ("marian/opus-mt-en-de", {"architectures": ["MarianForCausalLM"]}, "MarianForCausalLM"),
-        ("marian/opus-mt-en-de", {"decoder_vocab_size": 9}, "decoder_vocab_size"),
-        ("t5/small", {"architectures": ["T5EncoderModel"]}, "T5EncoderModel"),
-        ("t5/small", {"feed_forward_proj": "gated-tanh"}, "feed_forward_proj"),
-        ("t5/small", {"feed_forward_proj": "gated-gelu", "is_gated_act": False}, "is_gated_act"),
-        ("t5/small", {"tie_encoder_decoder": True}, "tie_encoder_decoder"),
-        ("switch/base-8", {"router_dtype": "float16"}, "router_dtype"),
-        ("switch/base-8", {"router_type": "experts_masked"}, "router_type"),
-    ],
-)
-def test_published_configs_that_mean_another_model_are_refused(path: str, change: dict[str, Any], said: str) -> None:
-    from vitral.families import of_config, preset_config
-
-    spec_of(path)
-    config = {**preset_config(path), **change}
-    with pytest.raises(CheckpointError, match=said):
-        of_config(config).spec(config)

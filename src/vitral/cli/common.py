@@ -87,18 +87,19 @@ def new_place(out: Path, *, ending: str = "") -> Path:
 
 
 def conversation(
-    lm: LanguageModel, prompt: str, system: str | None, *, raw: bool = False, images: Sequence[Path] = ()
+    lm: LanguageModel, prompt: str, system: str | None, *, raw: bool = False, images: Sequence[Any] = ()
 ) -> str | list[dict[str, Any]]:
     """What the model is asked: messages where it has a chat template (and `raw` is off), else the text as it is.
-    Pictures come before the text.
+    Pictures (paths, or opened) come before the text.
     """
     if raw or (lm.chat is None and system is None):
         for option, given in (("--system", system is not None), ("--image", bool(images))):
             if given:
-                raise VitralError(f"{option} needs the chat template", "Leave out --raw", param=option[2:])
+                remedy = "Leave out --raw" if raw else f"{lm.name} has none; use a model tuned for chat"
+                raise VitralError(f"{option} needs the chat template", remedy, param=option[2:])
         return prompt
     first = [] if system is None else [{"role": "system", "content": system}]
-    shown: list[dict[str, Any]] = [{"type": "image", "path": path} for path in images]
+    shown: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     return [*first, {"role": "user", "content": [*shown, {"type": "text", "text": prompt}] if shown else prompt}]
 
 
@@ -115,11 +116,14 @@ def load(model: str, *, device: str = "cpu", dtype: str = "float32", generates: 
 
         check_device(device)
         lm = vitral.load(model, device=device, dtype=dtype, progress=report)
-    if generates and lm.kind == "encoder":
+    if generates and "decoder" not in lm.kind:
         remedy = (
             f"Look inside it with: vitral inspect {model} TEXT; in Python, vitral.load(…).embed() gives its vectors"
+            if lm.kind == "encoder"
+            else "In Python, vitral.load(…) names pictures with classify(), or compares them with texts by match()"
         )
-        raise VitralError(f"{lm.name} is an encoder and does not generate", remedy, param="model")
+        what = "is an encoder" if lm.kind == "encoder" else "takes pictures"
+        raise VitralError(f"{lm.name} {what} and does not generate", remedy, param="model")
     return lm
 
 

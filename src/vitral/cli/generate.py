@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,8 +23,11 @@ from vitral.cli.common import (
     TopK,
     TopP,
 )
+from vitral.errors import VitralError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from vitral.generate.request import Token
 
 EXAMPLES = (
@@ -34,7 +37,7 @@ EXAMPLES = (
 )
 Raw = Annotated[bool, typer.Option("--raw", help="Feed the text as it is, without the chat template.")]
 Images = Annotated[
-    list[Path] | None, typer.Option("--image", help="Show the model this picture; may be given again.", metavar="FILE")
+    list[str] | None, typer.Option("--image", help="Show the model this picture; may be given again.", metavar="FILE")
 ]
 Candidates = Annotated[int, typer.Option(help="Show this many alternatives for every new token.")]
 
@@ -68,9 +71,12 @@ def verb(
         stop=stop,
         candidates=candidates,
     )
+    pictures = opened(image or (), raw=raw)
     text = common.read_prompt(prompt)
     lm = common.load(model, device=device, dtype=dtype, generates=True)
-    question = common.conversation(lm, text, system, raw=raw, images=image or ())
+    if pictures and lm.pictures is None:
+        raise VitralError(f"{lm.name} sees no pictures", "Leave out --image, or use a model that sees", param="image")
+    question = common.conversation(lm, text, system, raw=raw, images=pictures)
     if json:
         start = time.perf_counter()
         generation = lm.generate(question, **fields)
@@ -84,6 +90,17 @@ def verb(
     print()
     if candidates:
         print_candidates(tokens)
+
+
+def opened(images: Sequence[str], *, raw: bool) -> list[Image]:
+    """The pictures, read before the model is loaded: a file that is none is refused at once."""
+    if not images:
+        return []
+    if raw:
+        raise VitralError("--image needs the chat template", "Leave out --raw", param="image")
+    from vitral.image import read_image
+
+    return [read_image(image) for image in images]
 
 
 def print_candidates(tokens: list[Token]) -> None:

@@ -68,18 +68,24 @@ def look(lm: LanguageModel, prompt: str | list[dict[str, str]], top: int) -> dic
     import vitral
     from vitral.inspect.record import points
 
+    if lm.kind in ("image", "two towers"):
+        raise VitralError(f"{lm.name} reads no text alone", "In Python, vitral.record looks into it", param="model")
     ids = lm.encode_prompt(prompt)
     if len(ids) > lm.context:
         raise PromptTooLongError(
             f"the prompt is {len(ids)} tokens long and the context holds {lm.context}", "Shorten the prompt"
         )
     names = points(lm.model)
-    blocks = sorted((name for name in names if re.fullmatch(r"stack\.blocks\.\d+", name)), key=_depth)
-    patterns = sorted((name for name in names if name.endswith(".kernel.pattern")), key=_depth)
+    side = "encoder." if lm.kind == "encoder-decoder" else ""  # what has read the text
+    block = re.escape(side) + r"stack\.blocks\.\d+"
+    blocks = sorted((name for name in names if re.fullmatch(block, name)), key=_depth)
+    looks = re.compile(block + r"\.(?!cross\.).*\bkernel\.pattern")
+    patterns = sorted((name for name in names if looks.fullmatch(name)), key=_depth)
     batch = torch.tensor([ids])
-    with vitral.record(lm.model, "embed", *blocks, *patterns) as seen, torch.inference_mode():
-        logits = lm.logits(batch) if lm.model.head is not None else lm.hidden(batch)
-    norms = {name: seen[name][0].float().norm(dim=-1) for name in ("embed", *blocks)}
+    first = {"decoder_input_ids": [lm.source.first(lm.config)]} if side else {}
+    with vitral.record(lm.model, f"{side}embed", *blocks, *patterns) as seen, torch.inference_mode():
+        logits = lm.logits(batch, **first) if lm.model.head is not None else lm.hidden(batch, **first)
+    norms = {name.removeprefix(side): seen[name][0].float().norm(dim=-1) for name in (f"{side}embed", *blocks)}
     candidates = []
     if lm.model.head is not None:
         best = torch.softmax(logits[0, -1].double(), -1).topk(top)
@@ -99,7 +105,7 @@ def look(lm: LanguageModel, prompt: str | list[dict[str, str]], top: int) -> dic
 
 
 def _depth(name: str) -> tuple[int, str]:
-    return int(re.sub(r"\D", "", name.split(".")[2])), name
+    return int(re.findall(r"blocks\.(\d+)", name)[0]), name
 
 
 def print_attention(tokens: list[str], pattern: list[list[float]], layer: int) -> None:

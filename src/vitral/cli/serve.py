@@ -42,6 +42,7 @@ def verb(
     self_check: SelfCheck = False,
 ) -> None:
     """Serve a model: an OpenAI-compatible API under /v1, and a page to chat with it at /."""
+    from vitral.serve.app import check_kind
     from vitral.serve.guard import check_bind, clean_keys
 
     # What can be checked without the model is checked before it is loaded.
@@ -51,6 +52,7 @@ def verb(
         raise VitralError("--served-model-name is empty", "Give a name, or leave it out", param="served_model_name")
     lm = common.load(model, device=device, dtype=dtype)
     lm.name = served_model_name or lm.name
+    check_kind(lm)
     if self_check:
         check(lm)
     from vitral.serve.run import serve

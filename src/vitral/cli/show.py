@@ -131,7 +131,7 @@ def measure(described: Described) -> dict[str, Any]:
     module = described.spec.build(device="meta")
     parts: dict[str, int] = {}
     for name, parameter in module.named_parameters():
-        part = re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0]
+        part = re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] or name
         parts[part] = parts.get(part, 0) + parameter.numel()
     total = sum(parts.values())
     card = described.family.CARD

@@ -58,7 +58,7 @@ _ORDER = (
     "qwen3",
 )
 # Architectures within a family that have a file of their own.
-_READERS: tuple[str, ...] = ("qwen2_moe", "qwen3_moe", "gemma3_vision", "llama3_vision",)
+_READERS: tuple[str, ...] = ("qwen2_moe", "qwen3_moe", "gemma3_vision", "llama3_vision")
 
 
 def families() -> list[str]:

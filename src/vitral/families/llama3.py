@@ -26,7 +26,7 @@ CARD = Card(
         "scaling keeps wavelengths under 2048 and divides those over 8192; between them it interpolates",
         "3.2 1B has heads of 64, all others of 128",
         "the vision models' cross-attention stands in layers of its own, without self-attention beside it",
-        "their tower hands on what enters blocks 3, 7, 15, 23 and 30; transformers 5.23 takes what leaves them",
+        "their tower hands on what enters blocks 3, 7, 15, 23 and 30; transformers 5.24 takes what leaves them",
         "patches are padded to a multiple of 8 with vectors that are seen, and so are tiles that are not there",
     ),
     recipe="15.6T tokens; SFT, rejection sampling and DPO in rounds; 3.2 1B and 3B pruned and distilled",

@@ -27,7 +27,7 @@ CARD = Card(
     recipe="36T tokens in three stages; reasoning RL (GRPO), thinking and not fused; small ones distilled from large",
 )
 MODEL_TYPE = "qwen3"
-DEFAULTS = qwen2.DEFAULTS
+DEFAULTS = {**qwen2.DEFAULTS, "head_dim": 128}
 NAMES = replace(
     llama1.NAMES,
     rules={

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vitral.families import qwen3
+from vitral.families import qwen2, qwen3
 from vitral.families.common.assemble import decoder, pre_norm, sizes
 from vitral.families.common.config import DEEPEST, LONGEST, Config
 from vitral.families.common.experts import expert_names, mixture, number, sparse_layers, training_only
 from vitral.nn import Attention, Causal, Gated, RMSNorm, Spec, Window
 
 MODEL_TYPE = "qwen3_moe"
-DEFAULTS = {**qwen3.DEFAULTS, "num_key_value_heads": 4}
+DEFAULTS = {**qwen2.DEFAULTS, "num_key_value_heads": 4}
 NAMES = replace(qwen3.NAMES, rules={**qwen3.NAMES.rules, **expert_names("layers.{}.mlp", down="down_proj")})
 
 

@@ -24,32 +24,43 @@ MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 2**26
 """67 million, 8192 × 8192; three bytes each once decoded."""
 MAX_SIDE = 2**15
+MAX_PATH = 4096
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 """Eight bits a channel or fewer."""
 
 
-def read_image(source: str | Path | bytes | Image, name: str = "the image") -> Image:
+def read_image(source: str | Path | bytes | bytearray | Image, name: str = "the image") -> Image:
     """The picture as RGB, upright as its EXIF data say; transparency is dropped, as published processors do.
 
     Args:
-        source: a path, the bytes of a file, or a picture that Pillow has opened.
+        source: a path, a data URL, the bytes of a file, or a picture that Pillow has opened.
         name: what it is called in messages, where it has no path.
 
     Raises:
         VitralError: no picture, damaged, animated, too large, or in numbers that do not fit eight bits a channel.
     """
     pillow, upright = _pillow()
-    if isinstance(source, (str, Path)):
+    if isinstance(source, str) and source.startswith("data:"):
+        source = data_url(source, name)
+    elif isinstance(source, (str, Path)):
+        if len(str(source)) > MAX_PATH:  # it is base64, and the system would say "File name too long"
+            raise VitralError(f"{name} is a text too long for a path", "Give base64 as data:image/…;base64,…")
         name = repr(str(source)[-80:])
         source = _bytes_of(source, name)
-    if isinstance(source, bytes):
-        source = _open(pillow, source, name)
-    elif not isinstance(source, pillow.Image):
+    opened = isinstance(source, pillow.Image)
+    if isinstance(source, (bytes, bytearray)):
+        source = _open(pillow, bytes(source), name)
+    elif not opened:
         raise VitralError(f"{name} is a {type(source).__name__}", "Give a path, the bytes of a file or a PIL image")
-    _check(source, name)
+    image: Image = source
+    _check(image, name)
     try:
-        return upright(source).convert("RGB")  # decodes; what is cut short or damaged shows here
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that transparency is dropped
+            # Decodes: what is cut short or damaged shows here. Only a picture of the caller's is copied.
+            image = upright(image) if opened else upright(image, in_place=True) or image
+            return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # a decoder of foreign bytes may fail in any way, and each means the same
         cause = str(error) or type(error).__name__
         raise VitralError(f"{name} is damaged: {cause:.80}", "Save or send it again") from error
@@ -84,7 +95,7 @@ def _bytes_of(path: str | Path, name: str) -> bytes:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last for a ~ whose folder nobody knows
         raise VitralError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_BYTES:
         raise VitralError(f"{name} has more than {MAX_BYTES >> 20} MiB", "Make it smaller")

@@ -76,11 +76,11 @@ class Dual(nn.Module):
         """Unit vectors [B, p] of pictures [B, C, H, W]."""
         step = self.image.step(pixels)
         pooler: Any = self.image.pooler
-        return F.normalize(self.image_proj(pooler(self.image.hidden(pixels, step), step)), dim=-1)
+        return F.normalize(self.image_proj(pooler(self.image(pixels, step), step)), dim=-1)
 
     def read(self, ids: Tensor) -> Tensor:
         """Unit vectors [B, p] of texts [B, T]. No mask: padding behind the end does no harm, or is part of the text."""
-        return F.normalize(self.text_proj(self.reader(self.text.hidden(ids), ids)), dim=-1)
+        return F.normalize(self.text_proj(self.reader(self.text(ids), ids)), dim=-1)
 
     def forward(self, ids: Tensor, pixels: Tensor) -> Tensor:
         """Logits [texts, pictures]: softmax over either axis, or sigmoid, says which belong together."""

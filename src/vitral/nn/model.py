@@ -89,7 +89,7 @@ class Model(nn.Module):
         """What the encoder makes of its inputs (ids [B, S], or pixels): the memory that the decoder's steps carry."""
         if self.encoder is None:
             raise ValueError("this model has no encoder")
-        return Memory.of(self.encoder.hidden(inputs, self.encoder.step(inputs, valid)), valid)
+        return Memory.of(self.encoder(inputs, self.encoder.step(inputs, valid)), valid)
 
     def show(self, input_ids: Tensor, pixels: Tensor) -> Soft:
         """Pictures [I, C, H, W] in the places that ids [B, T] keep for them, in their order: `step(…, soft=…)`."""

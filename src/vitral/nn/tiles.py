@@ -68,7 +68,8 @@ class TileGrid(nn.Module):
         self.gate = Gate()
 
     def forward(self, x: Tensor, shape: Tensor) -> Tensor:
-        shared, own = self.table.weight, self.own(shape).unflatten(-1, self.places)
+        shared = self.table(torch.arange(self.places[1], device=shape.device))
+        own = self.own(shape).unflatten(-1, self.places)
         return x + (1 - self.gate.weight.tanh()) * shared + self.gate(own)
 
 

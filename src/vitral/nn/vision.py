@@ -44,7 +44,7 @@ class Grid(nn.Module):
 
     def forward(self, rows: int, columns: int) -> Tensor:
         """[first + rows·columns, d]."""
-        table = self.table.weight
+        table = self.table(torch.arange(self.first + self.side**2, device=self.table.weight.device))
         if (rows, columns) == (self.side, self.side):
             return table
         cells = table[self.first :].view(1, self.side, self.side, -1).permute(0, 3, 1, 2)
@@ -163,7 +163,7 @@ class Sight(nn.Module):
         self.token = token
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.projector(self.tower.hidden(pixels))
+        return self.projector(self.tower(pixels))
 
     @property
     def tokens(self) -> int:

@@ -40,12 +40,15 @@ def build_app(
         limits: sizes and times; see `Limits`.
 
     Raises:
-        VitralError: no model, two of one name, a key no client can send, or any host without a key.
+        VitralError: no model, two of one name, one that `check_kind` refuses, a key no client can send, or any host
+            without a key.
     """
     models = list(lm) if isinstance(lm, Sequence) else [lm]
     lms = {model.name: model for model in models}
     if not lms or len(lms) != len(models):
         raise VitralError("models to serve must be at least one, each with a name of its own", param="lm")
+    for model in models:
+        check_kind(model)
     keys = clean_keys(api_key)
     if hosts is None and not keys:
         raise VitralError("a server that answers to any host name needs an API key", param="api_key")
@@ -74,6 +77,16 @@ def build_app(
         Guard, keys=keys, hosts=None if hosts is None else frozenset(h.lower() for h in hosts), limits=limits
     )
     return app
+
+
+def check_kind(lm: LanguageModel) -> None:
+    """Refuse a model that no route could ask anything. Raises VitralError."""
+    if lm.kind in ("image", "two towers"):
+        raise VitralError(
+            f"model {lm.name!r} takes pictures and writes no text, so there is nothing to serve",
+            "In Python, vitral.load(…) names pictures with classify(), or compares them with texts by match()",
+            param="model",
+        )
 
 
 def _add_page(app: FastAPI) -> None:

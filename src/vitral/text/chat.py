@@ -94,7 +94,7 @@ class ChatTemplate:
     def _render(self, plain: dict[str, Any], add_generation_prompt: bool) -> str:
         source = self._source(tools=plain["tools"] is not None)
         if not _READS_PARTS.search(source):
-            plain = plain | {"messages": [_joined(message) for message in plain["messages"]]}
+            plain = plain | {"messages": [joined(message) for message in plain["messages"]]}
         context = {"documents": None, **self.tokens, **plain, "add_generation_prompt": add_generation_prompt}
         bare = [{key: value for key, value in message.items() if value is not None} for message in plain["messages"]]
         try:
@@ -160,16 +160,16 @@ def _plain(messages: Any, tools: Any, options: Mapping[str, Any]) -> dict[str, A
     return {"messages": checked, "tools": None if tools is None else list(tools), **options}
 
 
-def _joined(message: dict[str, Any]) -> dict[str, Any]:
+def joined(message: Message) -> dict[str, Any]:
     """Text parts as one text, for templates that know only text and would print the list as Python writes it."""
     content = message.get("content")
     if not isinstance(content, list | tuple):
-        return message
+        return dict(message)
     for part in content:
         if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             raise VitralError(f"content holds a part of type {kind!r:.40}", "This model reads text", param="messages")
-    return message | {"content": "\n".join(part["text"] for part in content)}
+    return {**message, "content": "\n".join(part["text"] for part in content)}
 
 
 def _rows(value: Any, field: str) -> list[Any]:

@@ -250,6 +250,11 @@ def _pooling(arch: str, pooling: tuple[str, int | None] | None) -> dict[str, Any
     return {f"{arch}.pooling_type": _POOLING[mode]} | ({} if longest is None else {_LONGEST_TEXT: longest})
 
 
+def check_exportable(config: Mapping[str, Any]) -> None:
+    """Refuse a model that GGUF cannot hold. Raises VitralError that names what it cannot say."""
+    _exportable(config)
+
+
 def _exportable(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """(architecture, config with the defaults that its family reads it with), if GGUF can say all of it."""
     arch = config.get("model_type")

@@ -26,9 +26,9 @@ FOUND = 10 * TOLERANCE
 class Mutant:
     """A bug (`sow` puts it into our code before loading, `graft` into the loaded model) and where it must show.
 
-    `pitfall` numbers the kind of mistake: 1, 2 positions · 3-6 scalings of rotary · 7, 8 windows · 9-12 scales, caps and
-    norms · 13 activations · 14 eps · 15, 16 routing · 17 ties · 18 special tokens · 19 padding · 20 caches · 21 slices ·
-    22 names, biases and order · 23 overflow · 24 head sizes · 25 packing.
+    `pitfall` numbers the kind of mistake: 1, 2 positions · 3-6 scalings of rotary · 7, 8 windows · 9-12 scales, caps,
+    norms · 13 activations · 14 eps · 15, 16 routing · 17 ties · 18 special tokens · 19 padding · 20 caches ·
+    21 slices · 22 names, biases and order · 23 overflow · 24 head sizes · 25 packing.
     """
 
     pitfall: int

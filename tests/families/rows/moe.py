@@ -112,6 +112,7 @@ def mixtral(
     name: str, *, model: Any = hf.MixtralForCausalLM, scales: Any = None, old: Any = None, **config: Any
 ) -> Row:
     config = {**EAGER, "num_local_experts": 5, "num_experts_per_tok": 2, **config}
+    scales = {"lm_head.weight": 0.6, **(scales or {})}
     row = rotary(f"mixtral-{name}", ("mixtral",), hf.MixtralConfig, model, scales=scales, old=old, **config)
     return replace(row, reference=Routed)
 
@@ -186,6 +187,6 @@ ROWS = (
     grok1("plain"),
     grok1("gqa-7-1", hidden_size=56, num_attention_heads=7, num_key_value_heads=1, head_dim=8),
     grok1("square", intermediate_size=48),
-    grok1("capped", attn_output_multiplier=6.0),
+    grok1("capped", attn_output_multiplier=4.0),
     grok1("tiny-stream", embedding_multiplier_scale=1e-2, scales={".post.weight": 5e-3}),
 )

@@ -15,7 +15,7 @@ from tests.families.parity import Row
 from tests.families.seq2seq import ByDistance, Renamed, Routed, Seq2SeqNumpy, Seq2SeqReference
 from tests.references import transformer
 
-LOUD = {"shared.weight": 5.0}
+LOUD = {"shared.weight": 3.0}
 """Where logits are scaled by d^-0.5, tables whose logits are still of order 1."""
 QUIET = {"SelfAttention.q.weight": 0.4, "EncDecAttention.q.weight": 0.4}
 """Scores that are not divided by sqrt(D) made small, where rounding would grow with every layer."""

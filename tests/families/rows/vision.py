@@ -60,7 +60,7 @@ def hub_clip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 WORDS = {"vocab_size": 99, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 7, "head_dim": 16}
-WORDS |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 5, "query_pre_attn_scalar": 20}
+WORDS |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 5, "query_pre_attn_scalar": 60}
 WORDS |= {"rms_norm_eps": 3e-5}
 ROPE = {"sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}
 ROPE |= {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0}}
