@@ -49,7 +49,7 @@ def examine(name: str, quick: bool = False) -> RowResult:
             todo = {check.__name__: (TOLERANCE, partial(checked, check, ref)) for check in row.checks()}
         except Exception as error:
             return broken(name, error)
-        todo["round_trip"] = (0.0, partial(ref.round_trip, Path(folder) / "again"))
+        todo["round_trip"] = (TOLERANCE, partial(ref.round_trip, Path(folder) / "again"))
         blocks: list[float] = []
         if shows_blocks(ref):
             todo["every_block"] = (TOLERANCE, partial(every_block, ref, blocks))
