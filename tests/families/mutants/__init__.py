@@ -10,11 +10,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
 
 from tests.families.parity import TOLERANCE, Check, Reference, whole_pass
+from tests.families.rows import BY_NAME, ROWS
 from vitral.errors import CheckpointError
 
 Patch = pytest.MonkeyPatch
@@ -58,7 +60,14 @@ class Mutant:
         return self.deviation(ref) > FOUND
 
 
+@cache
 def gather() -> tuple[Mutant, ...]:
-    """All mutants; the modules that hold them import this one."""
+    """All mutants; the modules that hold them import this one. A family that has none of its own gets the general ones
+    on its first row.
+    """
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    return tuple(mutant for module in modules for mutant in getattr(module, "MUTANTS", ()))
+    own = tuple(mutant for module in modules for mutant in getattr(module, "MUTANTS", ()))
+    general = importlib.import_module(f"{__name__}.general").general
+    tried = {family for mutant in own for family in BY_NAME[mutant.row].families}
+    first = {family: row.name for row in reversed(ROWS) for family in row.families if family not in tried}
+    return own + tuple(mutant for row in dict.fromkeys(first.values()) for mutant in general(row))
