@@ -52,6 +52,7 @@ _ORDER = (
     "gemma2",
     "qwen2",
     "o1",
+    "olmo2",
     "deepseek_v3",
     "r1_distill",
     "gemma3",

@@ -217,6 +217,7 @@ ROWS = (
     qwen3("tied-bias", attention_bias=True, tie_word_embeddings=True),
     qwen3("window", use_sliding_window=True, sliding_window=4, max_window_layers=1, num_hidden_layers=3),
     qwen3("tiny-stream", scales={**TINY_STREAM, "q_proj.weight": 2e-3, "k_proj.weight": 2e-3}),
+    rotary("olmo2", ("olmo2",), hf.Olmo2Config, hf.Olmo2ForCausalLM, attention_bias=True, head_dim=10),
     gpt2("plain"),
     gpt2("square", n_inner=48),
     gpt2("by-depth", scale_attn_by_inverse_layer_idx=True),
