@@ -138,14 +138,12 @@ class LanguageModel(Seeing):
             if isinstance(self.model, Dual):
                 assert self.pictures is not None
                 return two_towers(self.model, given, self.pictures, who=self.name)
-            if self.kind == "image" and self.model.classifier is not None:
-                found = whole_pass(self.model, given, self.pictures, who=self.name)
-                pooled = self.model.pooler(self.model.hidden(found.inputs, found.step), found.step)
-                return self.model.classifier(pooled)
-            if self.model.head is None:
+            classes = self.kind == "image" and self.model.classifier is not None
+            if self.model.head is None and not classes:
                 raise VitralError(f"{self.name} has no vocabulary head", "Use hidden() or embed()")
             found = whole_pass(self.model, given, self.pictures, who=self.name)
-            return self.model(found.inputs, found.step, **found.options)
+            out = self.model(found.inputs, found.step, **found.options)
+            return self.model.classifier(self.model.pooler(out, found.step)) if classes else out
 
     def hidden(
         self,

@@ -285,7 +285,23 @@ def ragged_batch(ref: Reference, ours: Model) -> float:
     ids, valid = left_padded([text[:n] for text, n in zip(texts, prompts, strict=True)])
     cache = ours.new_cache(3, LENGTH, chunk=32)
     want = [ref.main(ref.alone(text)) for text in texts]
-    out = ref.main(answer(ours, ids, cache.extend(valid)))
+    return decoded_raggedly(cache, texts, ids, valid, want, lambda ids, step: ref.main(answer(ours, ids, step)))
+
+
+def decoded_raggedly(
+    cache: Cache,
+    texts: Sequence[Tensor],
+    ids: Tensor,
+    valid: Tensor,
+    want: Sequence[Tensor],
+    say: Callable[[Tensor, Any], Tensor],
+) -> float:
+    """Padded prompts `ids`, and then what is left of the texts, a token at a time: how far all is from `want`.
+
+    Args:
+        say: (ids, step) → what is compared, [B, T, …].
+    """
+    out = say(ids, cache.extend(valid))
     got = [[row[keep]] for row, keep in zip(out, valid, strict=True)]
     for turn in itertools.count():
         left = [text[n:] for n, text in zip(cache.lengths, texts, strict=True)]
@@ -293,7 +309,7 @@ def ragged_batch(ref: Reference, ours: Model) -> float:
             return max(deviation(a, torch.cat(b)) for a, b in zip(want, got, strict=True))
         alive = torch.tensor([[len(rest) > 0 and (turn + row) % 3 > 0] for row, rest in enumerate(left)])
         ids = torch.stack([rest[:1] if on else torch.tensor([5]) for rest, on in zip(left, alive, strict=True)])
-        out = ref.main(answer(ours, ids, cache.extend(alive)))
+        out = say(ids, cache.extend(alive))
         for pieces, row, on in zip(got, out, alive, strict=True):
             pieces.append(row[on])
     raise AssertionError

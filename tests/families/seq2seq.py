@@ -6,7 +6,6 @@ of transformers, or a NumPy module `logits(tensors, config, source, target)` wri
 
 from __future__ import annotations
 
-import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from tests.families.parity import (
     Outputs,
     Reference,
     Row,
+    decoded_raggedly,
     deviation,
     left_padded,
     tied_head,
@@ -198,18 +198,7 @@ def ragged_batch(ref: Any, ours: Model) -> float:
     ids, valid = left_padded([text[:n] for text, n in zip(texts, prompts, strict=True)])
     cache = ours.new_cache(3, LENGTH, chunk=32, memory=remember(ours, *left_padded(sources)))
     want = [ref.main(ref.alone(text, source=source)) for text, source in zip(texts, sources, strict=True)]
-    out = ref.main(written(ours, ids, cache.extend(valid)))
-    got = [[row[keep]] for row, keep in zip(out, valid, strict=True)]
-    for turn in itertools.count():
-        left = [text[n:] for n, text in zip(cache.lengths, texts, strict=True)]
-        if not any(len(rest) for rest in left):
-            return max(deviation(a, torch.cat(b)) for a, b in zip(want, got, strict=True))
-        alive = torch.tensor([[len(rest) > 0 and (turn + row) % 3 > 0] for row, rest in enumerate(left)])
-        ids = torch.stack([rest[:1] if on else torch.tensor([5]) for rest, on in zip(left, alive, strict=True)])
-        out = ref.main(written(ours, ids, cache.extend(alive)))
-        for pieces, row, on in zip(got, out, alive, strict=True):
-            pieces.append(row[on])
-    raise AssertionError
+    return decoded_raggedly(cache, texts, ids, valid, want, lambda ids, step: ref.main(written(ours, ids, step)))
 
 
 def fork_and_truncate(ref: Any, ours: Model) -> float:

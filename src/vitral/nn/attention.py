@@ -30,7 +30,21 @@ class Mixer(nn.Module):
         return None
 
 
-class Attention(Mixer):
+class Positioned(Mixer):
+    """A mixer that works positions in: `position` under its mask `kind`."""
+
+    position: Position
+    kind: Kind
+
+    def ready(self, step: Step) -> Ready:
+        """What the position part prepared: by the stack once for all layers, or here for a part of this layer."""
+        ready = step.ready.get(ready_key(self.position, self.kind))
+        if ready is None:
+            ready = self.position.prepare(step.positions, step.view(self.kind).key_positions)
+        return ready
+
+
+class Attention(Positioned):
     """Multi-head, grouped-query or multi-query attention (Vaswani et al. 2017 §3.2.2; GQA arXiv:2305.13245).
 
     Args:
@@ -102,13 +116,6 @@ class Attention(Mixer):
     def split(self, x: Tensor) -> Tensor:
         """[B, T, heads·D] → [B, T, heads, D], however many heads this process holds."""
         return x.unflatten(-1, (-1, self.head_dim))
-
-    def ready(self, step: Step) -> Ready:
-        """What the position part prepared: by the stack once for all layers, or here for a part of this layer."""
-        ready = step.ready.get(ready_key(self.position, self.kind))
-        if ready is None:
-            ready = self.position.prepare(step.positions, step.view(self.kind).key_positions)
-        return ready
 
     def new_cache(self, allocate: Allocate) -> Any:
         return allocate(self.kind, self.n_kv_heads, self.head_dim, self.head_dim)

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitral.nn.attention import Mixer, ready_key
+from vitral.nn.attention import Positioned
 from vitral.nn.cache import Allocate, KeyValue
 from vitral.nn.kernel import Fused
 from vitral.nn.mask import Causal
 from vitral.nn.position import Rotary
-from vitral.nn.step import Ready, Step
+from vitral.nn.step import Step
 
 
 class LowRank(nn.Module):
@@ -59,7 +59,7 @@ class Latents(KeyValue):
         return Latents(held.kind, held.k, held.v, self.expand)
 
 
-class Latent(Mixer):
+class Latent(Positioned):
     """Multi-head latent attention in two forms that give the same numbers.
 
     The plain form expands every latent into keys and values. The absorbed form moves the expansion to the other side,
@@ -146,13 +146,6 @@ class Latent(Mixer):
         """[B, T, heads · (first + second)] → [B, heads, T, first] and [B, heads, T, second]."""
         a, b = x.unflatten(-1, (-1, first + second)).transpose(1, 2).split((first, second), -1)
         return a, b
-
-    def ready(self, step: Step) -> Ready:
-        """What the position part prepared: by the stack once for all layers, or here."""
-        ready = step.ready.get(ready_key(self.position, self.kind))
-        if ready is None:
-            ready = self.position.prepare(step.positions, step.view(self.kind).key_positions)
-        return ready
 
     def new_cache(self, allocate: Allocate) -> Any:
         held = allocate(self.kind, 1, self.rank, self.position.dim)

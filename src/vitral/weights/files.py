@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import secrets
 from collections.abc import Iterator
@@ -129,3 +130,18 @@ def file_inside(folder: Path, name: str) -> Path:
         what = "is not a regular file" if target.exists() else "does not exist"
         raise CheckpointError(f"{path} {what}", "Download the model folder again")
     return path
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """A file in memory as it is used, in a private (copy-on-write) map: nobody can write to the file through it.
+
+    Raises:
+        CheckpointError: the file is empty or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is empty", "Download it again") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error

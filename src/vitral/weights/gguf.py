@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import mmap
 import shutil
 import struct
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from vitral.errors import CheckpointError, VitralError
-from vitral.weights.files import replacing
+from vitral.weights.files import mapped, replacing
 from vitral.weights.gguf_header import ARRAY, BOOL, DEFAULT_ALIGNMENT, MAGIC, SCALARS, STRING, Reader, Tensor, padded
 from vitral.weights.quants import KINDS, Bytes, dequantise, quantise_q8_0
 
@@ -36,14 +35,7 @@ class GGUFFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
-            with self.path.open("rb") as file:
-                # A private (copy-on-write) map: F32 tensors share it, and cannot write to the file.
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except ValueError as error:
-            raise CheckpointError(f"{self.path} is empty", "Download it again") from error
-        except OSError as error:
-            raise CheckpointError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        self._map = mapped(self.path)  # F32 tensors share it
         reader = Reader(self.path, self._map)
         n_tensors, n_keys = reader.head()
         self.metadata: dict[str, Any] = reader.metadata(n_keys)

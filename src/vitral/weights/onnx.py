@@ -8,7 +8,6 @@ held against the file before memory is taken for it.
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from vitral.errors import CheckpointError
 from vitral.text.protobuf import fields, signed, varint
+from vitral.weights.files import mapped
 
 MAX_NODES = 1 << 16
 MAX_CONSTANTS = 1 << 16
@@ -81,14 +81,7 @@ class OnnxFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
-            with self.path.open("rb") as file:
-                # A private (copy-on-write) map: nobody can write to the file through it.
-                whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-        except ValueError as error:
-            raise CheckpointError(f"{self.path} is empty", "Download it again") from error
-        except OSError as error:
-            raise CheckpointError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        whole = memoryview(mapped(self.path))
         self.nodes: list[Node] = []
         self.initialisers: dict[str, Constant] = {}
         try:

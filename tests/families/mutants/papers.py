@@ -13,6 +13,7 @@ from tests.families.mutants.decoders import (
     absent,
     eps,
     instead,
+    interleaved,
     names,
     reordered,
     seen_padding,
@@ -34,7 +35,6 @@ from vitral.nn import (
     Model,
     Relative,
     Renormalised,
-    Rotary,
     Scaling,
     SteppedNTK,
     Strided,
@@ -248,15 +248,6 @@ def smooth_growth(patch: Patch) -> None:
         return DynamicNTK(factor=2.0, original=self.original).at_length(theta, dim, length)
 
     patch.setattr(SteppedNTK, "at_length", at_length)
-
-
-def interleaved(patch: Patch) -> None:
-    def encode(self: Rotary, x: Tensor, ready: Any) -> Tensor:
-        cos, sin = ready
-        even, odd = x[..., 0::2], x[..., 1::2]
-        return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
-
-    patch.setattr(Rotary, "encode", encode)
 
 
 def plain_logits(ours: Any) -> None:
